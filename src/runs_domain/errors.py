@@ -1,0 +1,150 @@
+"""Every refusal the system makes, by name.
+
+RunledgerError
+├── RunNotFound            no such run (or not yours: the caller cannot tell)
+├── Refused                a command that the run's state does not allow
+│   ├── IllegalTransition
+│   ├── StaleAttempt       a worker that lost its run; it must stop at once
+│   └── RunEnded           the run has its terminal event
+├── AppendRefused          the log said no to this append alone
+│   ├── VersionConflict    somebody appended first; reload and decide again
+│   ├── ChatBusy           another run of the chat is live
+│   └── KeyTaken           the key id or its MAC exists
+├── StoreUnavailable       PostgreSQL cannot be asked now; nothing is known (never "not found")
+├── QueueUnavailable       Redis cannot be asked now
+├── HistoryCorrupt         stored events that no rule of this release can explain
+│   └── UnknownEvent       a tag from a newer release
+├── ContentErased          the account's data key was destroyed
+├── InvalidMessages        a UIMessage that is not one; carries the first bad path
+├── ModelError             what went wrong at a model, typed by what to do next
+│   ├── ModelOverloaded    retry with back-off
+│   ├── ModelTimeout       retry with back-off
+│   └── ModelRejected      never retry; the run fails with the reason
+└── SandboxError
+    ├── SandboxNotFound    gone: known not to exist
+    ├── SandboxUnavailable unreachable or unknown: retry, never read as gone
+    ├── SandboxExpired
+    └── SandboxLimitExceeded
+"""
+
+from runs_domain.ids import RunId, Version
+
+
+class RunledgerError(Exception):
+    """Base of all errors that this system raises on purpose."""
+
+
+class RunNotFound(RunledgerError):
+    pass
+
+
+class Refused(RunledgerError):
+    pass
+
+
+class IllegalTransition(Refused):
+    pass
+
+
+class StaleAttempt(Refused):
+    pass
+
+
+class RunEnded(Refused):
+    pass
+
+
+class AppendRefused(RunledgerError):
+    pass
+
+
+class VersionConflict(AppendRefused):
+    def __init__(self, run_id: RunId, expected: Version, current: Version | None = None) -> None:
+        super().__init__(f"run {run_id} is not at version {expected} (found: {current})")
+        self.run_id = run_id
+        self.expected = expected
+        self.current = current
+
+
+class ChatBusy(AppendRefused):
+    pass
+
+
+class KeyTaken(AppendRefused):
+    pass
+
+
+class StoreUnavailable(RunledgerError):
+    pass
+
+
+class QueueUnavailable(RunledgerError):
+    pass
+
+
+class HistoryCorrupt(RunledgerError):
+    pass
+
+
+class UnknownEvent(HistoryCorrupt):
+    pass
+
+
+class ContentErased(RunledgerError):
+    pass
+
+
+class InvalidMessages(RunledgerError):
+    """`path` holds the segments to the first bad value, e.g. ("messages", 0, "parts", 2, "type")."""
+
+    def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
+        super().__init__(f"{dotted(path)}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """`("messages", 0, "id")` → `messages[0].id`."""
+    out = ""
+    for segment in path:
+        if isinstance(segment, int):
+            out += f"[{segment}]"
+        else:
+            out += f".{segment}" if out else segment
+    return out
+
+
+class ModelError(RunledgerError):
+    """The message is for the log and for `failed`: no provider body, no key, no content."""
+
+
+class ModelOverloaded(ModelError):
+    pass
+
+
+class ModelTimeout(ModelError):
+    pass
+
+
+class ModelRejected(ModelError):
+    pass
+
+
+class SandboxError(RunledgerError):
+    pass
+
+
+class SandboxNotFound(SandboxError):
+    pass
+
+
+class SandboxUnavailable(SandboxError):
+    pass
+
+
+class SandboxExpired(SandboxError):
+    pass
+
+
+class SandboxLimitExceeded(SandboxError):
+    pass

@@ -1,0 +1,39 @@
+"""The names things go by. Each is its own type, so that one is never passed for another."""
+
+from typing import NewType
+from uuid import UUID
+
+RunId = NewType("RunId", UUID)
+ChatId = NewType("ChatId", UUID)
+SessionId = NewType("SessionId", UUID)
+AccountId = NewType("AccountId", UUID)
+KeyId = NewType("KeyId", UUID)
+
+Version = NewType("Version", int)
+"""An event's place in its own stream: 1, 2, 3 … with no hole."""
+
+Position = NewType("Position", int)
+"""An event's place in the whole log: increasing, with gaps."""
+
+Attempt = NewType("Attempt", int)
+"""The fence of a run: 1 for the first worker, raised by each `resumed`."""
+
+
+def assistant_message_id(run_id: RunId) -> str:
+    """The one assistant message of a run; the same whoever resumes it (incident I-07)."""
+    return f"msg_{run_id.hex}"
+
+
+def user_message_id(run_id: RunId) -> str:
+    """The user message made from a bare prompt."""
+    return f"msg_{run_id.hex}_prompt"
+
+
+def tool_call_id(run_id: RunId, step: int, index: int) -> str:
+    """Call `index` of model step `step` (both from 0), in place of the provider's random id."""
+    return f"call_{run_id.hex}_{step}_{index}"
+
+
+def sandbox_name(session_id: SessionId) -> str:
+    """Derived, so that a sandbox whose provisioning died half-way can be found and undone."""
+    return f"rl-{session_id.hex}"
