@@ -4,6 +4,7 @@ RunledgerError
 ├── RunNotFound            no such run (or not yours: the caller cannot tell)
 ├── Refused                a command that the run's state does not allow
 │   ├── IllegalTransition
+│   ├── InvalidCommand     a value outside its limits, whatever the state
 │   ├── StaleAttempt       a worker that lost its run; it must stop at once
 │   └── RunEnded           the run has its terminal event
 ├── AppendRefused          the log said no to this append alone
@@ -43,6 +44,10 @@ class Refused(RunledgerError):
 
 
 class IllegalTransition(Refused):
+    pass
+
+
+class InvalidCommand(Refused):
     pass
 
 
@@ -95,7 +100,7 @@ class ContentErased(RunledgerError):
 
 
 class InvalidMessages(RunledgerError):
-    """`path` holds the segments to the first bad value, e.g. ("messages", 0, "parts", 2, "type")."""
+    """`path` leads to the first bad value, e.g. ("messages", 0, "parts", 2, "type")."""
 
     def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
         super().__init__(f"{dotted(path)}: {problem}")

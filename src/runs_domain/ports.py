@@ -1,0 +1,255 @@
+"""What the core asks of the world. `storage`, `workers.adapters` and the tests' twins answer.
+
+The model has its own file (`model_port.py`), the sandbox too (`sandbox_port.py`).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Literal, Protocol
+
+from runs_domain.events import Event, Struct
+from runs_domain.ids import AccountId, Attempt, ChatId, KeyId, Position, RunId, SessionId, Version
+from runs_domain.run import Status
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        ...
+
+    def monotonic_seconds(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+# ------------------------------------------------------------------------------ event log
+
+
+class Context(Struct, frozen=True):
+    """Who and why; goes into the envelope of each event of an append."""
+
+    actor: str
+    """A principal: `key:<key id>`, `org:<account id>`, `worker`, `reconciler`."""
+    subject: AccountId
+    """The account that the run belongs to."""
+    correlation: str
+    """One value for everything that one client request set off."""
+    causation: str
+    """What this append answers: a request id, or `<run id>:<version>` of an event."""
+    attempt: Attempt
+
+
+class Head(Struct, frozen=True):
+    """The row of `run_heads`: the newest state of a stream, written by the append itself."""
+
+    run_id: RunId
+    account_id: AccountId
+    chat_id: ChatId
+    session_id: SessionId
+    version: Version
+    status: Status
+    live: bool
+    open: bool
+    head_hash: str
+    """SHA-256 (hex) of the last event's stored bytes; the next event's `prev`."""
+    requested_position: Position
+    updated_at: datetime
+
+
+class KeyRow(Struct, frozen=True):
+    """A run key to be stored with its `key_minted`, in the same transaction.
+
+    The database sets `expires_at` from its own clock: now + `ttl_seconds`.
+    """
+
+    key_id: KeyId
+    mac: bytes
+    display_prefix: str
+    secret_version: int
+    ttl_seconds: int
+    scopes: tuple[str, ...]
+
+
+class Recorded(Struct, frozen=True):
+    """An event as the log has it."""
+
+    event: Event
+    run_id: RunId
+    version: Version
+    position: Position
+    type: str
+    at: datetime
+    actor: str
+    subject: AccountId
+    correlation: str
+    causation: str
+    attempt: Attempt
+    prev: str
+    hash: str
+
+
+class Append(Struct, frozen=True):
+    """Events of one stream that become visible together or not at all.
+
+    `prev` is the hash that the stream ends with (the SHA-256 of the run id's text for the first).
+    Status, live and open are of the state *after* the events; the ids come from `requested`.
+    """
+
+    run_id: RunId
+    expected_version: Version
+    prev: str
+    events: tuple[Event, ...]
+    context: Context
+    account_id: AccountId
+    chat_id: ChatId
+    session_id: SessionId
+    status: Status
+    live: bool
+    open: bool
+    mint: KeyRow | None = None
+    """Beside a `key_minted` among the events; a `key_revoked` needs nothing more."""
+
+
+BEFORE_FIRST = Version(0)
+
+
+class EventLog(Protocol):
+    async def append(self, append: Append) -> tuple[Recorded, ...]:
+        """Commit, then return. Raises VersionConflict, ChatBusy, KeyTaken, StoreUnavailable.
+
+        A lost reply is resolved inside: what was committed is never reported as refused. If the
+        caller is cancelled the append may still land; whoever continues reads the stream first.
+        """
+        ...
+
+    async def read(self, run_id: RunId, *, after: Version = BEFORE_FIRST) -> tuple[Recorded, ...]:
+        """The stream from `after` on, content unsealed; empty for an unknown run."""
+        ...
+
+    async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
+        """The stream without its content (sealed fields keep their defaults): cheaper."""
+        ...
+
+    async def head(self, run_id: RunId) -> Head | None: ...
+
+    async def heads_of_chat(self, chat_id: ChatId) -> tuple[Head, ...]:
+        """Heads of a chat's runs, oldest first."""
+        ...
+
+    async def open_heads(self, *, limit: int, after: RunId | None = None) -> tuple[Head, ...]:
+        """Runs with something left to do, by run id from `after` on: the reconciler's list."""
+        ...
+
+    def follow(self, after: Position) -> AsyncIterator[Sequence[Recorded]]:
+        """Every event after `after`, in position order, in batches, for ever; waits for more."""
+        ...
+
+
+# ------------------------------------------------------------------------------ run keys
+
+
+class RunKey(Struct, frozen=True):
+    secret: str
+    row: KeyRow
+
+
+class KeyIssuer(Protocol):
+    def derive(
+        self, key_id: KeyId, run_id: RunId, *, secret_version: int, ttl_seconds: int
+    ) -> RunKey:
+        """The run's key: the same for the same ids, so that no one ever stores it."""
+        ...
+
+
+class KeyLeases(Protocol):
+    async def renew(self, run_id: RunId, key_id: KeyId, *, ttl_seconds: int) -> bool:
+        """Move an unrevoked key's expiry to now + ttl; False if there is none to renew."""
+        ...
+
+
+# ------------------------------------------------------------------------------ live chunks
+
+
+class ChunkTail(Struct, frozen=True):
+    """What Redis holds of a run's frames: indexes `first` … `first + len(frames) - 1`."""
+
+    first: int
+    frames: tuple[bytes, ...]
+
+
+class ChunkStream(Protocol):
+    """Frames of live runs, numbered from 0. Every method raises QueueUnavailable on doubt."""
+
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
+        """Fence off lower attempts, then give all that is there; None = nothing is."""
+        ...
+
+    async def write(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+    ) -> bool:
+        """Put `frames` at `index` … in one call. False = `index` is not the next one.
+
+        Raises StaleAttempt if a higher attempt was raised. The first write of a stream that is
+        not there sets its base to `index`.
+        """
+        ...
+
+    async def restart(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+    ) -> None:
+        """Forget what is there and begin again at `index`: what came before is in the log."""
+        ...
+
+    async def read(self, run_id: RunId, index: int, *, count: int) -> ChunkTail | None:
+        """Up to `count` frames from `index`; None = no stream, or `index` is before its base."""
+        ...
+
+    def watch(
+        self, run_id: RunId
+    ) -> AbstractAsyncContextManager[Callable[[float], Awaitable[None]]]:
+        """`async with watch(run) as changed: await changed(timeout_seconds)` waits for a wake.
+
+        A wake is a hint: it may come without a change, and a change may come without it.
+        """
+        ...
+
+    async def wake(self, run_id: RunId) -> None:
+        """Tell watchers that something happened that is not a chunk (an end, a cancel)."""
+        ...
+
+    async def expire(self, run_id: RunId, *, seconds: int) -> None: ...
+
+
+# ------------------------------------------------------------------------------ jobs
+
+
+JobKind = Literal["run"]
+
+
+class Job(Struct, frozen=True):
+    """One entry of the job stream. `cause` says why it is there and decides about `resumed`:
+
+    `fresh` from the API; `resent` by the reconciler; `handover` from a worker that is stopping.
+    """
+
+    kind: JobKind
+    id: str
+    account_id: str
+    cause: Literal["fresh", "resent", "handover"] = "fresh"
+
+
+class JobQueue(Protocol):
+    async def send(self, job: Job) -> bool:
+        """One Lua call. False = a job of that kind and id is already there (queued or running)."""
+        ...
+
+    async def missing(self, kind: JobKind, ids: Sequence[str]) -> tuple[str, ...]:
+        """Those of `ids` that have no job, queued or running."""
+        ...
+
+
+class CancelPush(Protocol):
+    async def push(self, run_id: RunId) -> None:
+        """Tell the worker that holds the run; best effort, the log is the truth."""
+        ...
