@@ -16,6 +16,7 @@ RunledgerError
 ├── HistoryCorrupt         stored events that no rule of this release can explain
 │   └── UnknownEvent       a tag from a newer release
 ├── ContentErased          the account's data key was destroyed
+├── UnknownSecretVersion   made under a server secret that this process was not given
 ├── InvalidMessages        a UIMessage that is not one; carries the first bad path
 ├── ModelError             what went wrong at a model, typed by what to do next
 │   ├── ModelOverloaded    retry with back-off
@@ -97,6 +98,12 @@ class UnknownEvent(HistoryCorrupt):
 
 class ContentErased(RunledgerError):
     pass
+
+
+class UnknownSecretVersion(RunledgerError):
+    def __init__(self, version: int) -> None:
+        super().__init__(f"no server secret of version {version} is configured")
+        self.version = version
 
 
 class InvalidMessages(RunledgerError):

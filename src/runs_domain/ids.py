@@ -29,9 +29,9 @@ def user_message_id(run_id: RunId) -> str:
     return f"msg_{run_id.hex}_prompt"
 
 
-def tool_call_id(run_id: RunId, step: int, index: int) -> str:
-    """Call `index` of model step `step` (both from 0), in place of the provider's random id."""
-    return f"call_{run_id.hex}_{step}_{index}"
+def tool_call_id(run_id: RunId, part: int) -> str:
+    """The call that stands at index `part` of the message; replaces the provider's random id."""
+    return f"call_{run_id.hex}_{part}"
 
 
 def sandbox_name(session_id: SessionId) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from runs_domain.events import Event, Struct
 from runs_domain.ids import AccountId, Attempt, ChatId, KeyId, Position, RunId, SessionId, Version
 from runs_domain.run import Status
+from runs_domain.settings import Secret
 
 
 class Clock(Protocol):
@@ -150,15 +151,24 @@ class EventLog(Protocol):
 
 
 class RunKey(Struct, frozen=True):
-    secret: str
+    secret: Secret
     row: KeyRow
 
 
 class KeyIssuer(Protocol):
     def derive(
-        self, key_id: KeyId, run_id: RunId, *, secret_version: int, ttl_seconds: int
+        self,
+        key_id: KeyId,
+        run_id: RunId,
+        *,
+        secret_version: int,
+        ttl_seconds: int,
+        scopes: tuple[str, ...],
     ) -> RunKey:
-        """The run's key: the same for the same ids, so that no one ever stores it."""
+        """The run's key: the same for the same ids, so that no one ever stores it.
+
+        Raises UnknownSecretVersion once the server secret that minted it is no longer kept.
+        """
         ...
 
 

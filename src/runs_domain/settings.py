@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+from typing_extensions import override
 
 from runs_domain.errors import RunledgerError
 
@@ -31,6 +32,7 @@ class Secret:
     def reveal(self) -> str:
         return self._value
 
+    @override
     def __repr__(self) -> str:
         return "Secret(***)"
 
