@@ -1,0 +1,63 @@
+"""Fixtures for all tests: real PostgreSQL and Valkey, once a session; a database for each test."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.support.servers import (
+    Database,
+    create_database,
+    drop_database,
+    make_template,
+    temporary_servers,
+)
+from workers.stack.servers import Servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The session's servers; tests share them and must not stop them."""
+    with temporary_servers() as started:
+        started.start()
+        make_template(started)
+        yield started
+
+
+@pytest.fixture
+def database(servers: Servers) -> Iterator[Database]:
+    """A fresh, migrated database of the test's own."""
+    fresh = create_database(servers)
+    yield fresh
+    drop_database(servers, fresh)
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> Iterator[str]:
+    """The session's Valkey, empty."""
+    _flush(servers.redis_url)
+    yield servers.redis_url
+    _flush(servers.redis_url)
+
+
+@pytest.fixture
+def own_servers() -> Iterator[Servers]:
+    """Started servers of the test's own, with a template: it may stop, kill and start them.
+
+    `own_servers.postgres.stop(at_once=True)`, `.postgres.start()`, `.valkey.…` likewise.
+    """
+    with temporary_servers() as started:
+        started.start()
+        make_template(started)
+        yield started
+
+
+@pytest.fixture
+def own_database(own_servers: Servers) -> Database:
+    """A fresh, migrated database on `own_servers`."""
+    return create_database(own_servers)
+
+
+def _flush(url: str) -> None:
+    with redis.Redis.from_url(url, socket_timeout=5.0) as client:
+        client.flushall()
