@@ -1,0 +1,142 @@
+"""One PostgreSQL connection that comes back by itself, and whose every use has a deadline.
+
+psycopg waits up to ten seconds more for a query that it was told to cancel. At a deadline we cut
+the socket instead: the query fails at once, and the next use connects anew.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+
+from runs_domain.errors import StoreUnavailable
+from runs_domain.settings import Secret
+
+QUERY_SECONDS_MAX: Final = 2.0
+"""What a request may wait for one short query, connecting included."""
+ABORT_SECONDS_MAX: Final = 1.0
+"""What work may go on after its socket was cut, before it is cancelled."""
+
+Connection = AsyncConnection[TupleRow]
+T = TypeVar("T")
+
+
+class ReconnectingConnection:
+    """Uses take turns. The connection is in autocommit; a transaction is the caller's business."""
+
+    def __init__(
+        self,
+        url: Secret,
+        *,
+        name: str,
+        seconds_max: float = QUERY_SECONDS_MAX,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
+        """`name` is what pg_stat_activity shows; `parameters` are run-time settings."""
+        self._url = url
+        self._name = name
+        self._seconds_max = seconds_max
+        self._options = " ".join(f"-c {key}={value}" for key, value in (parameters or {}).items())
+        self._turn = asyncio.Lock()
+        self._connection: Connection | None = None
+
+    async def fetch(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[TupleRow]:
+        """Rows of one statement that may safely run twice: an idle connection that the server
+        has closed is noticed only by using it, and then the statement is sent again.
+
+        Raises StoreUnavailable.
+        """
+
+        async def query(connection: Connection) -> list[TupleRow]:
+            # The statements are this package's own literals; values go beside them.
+            cursor = await connection.execute(sql.encode(), parameters, prepare=True, binary=True)
+            return await cursor.fetchall()
+
+        return await self.run(query, repeatable=True)
+
+    async def run(
+        self, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False
+    ) -> T:
+        """`work` with the connection, within the deadline. Raises StoreUnavailable on any doubt;
+        whether `work` took effect is then unknown.
+        """
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(f"{self._name}: too many queries wait") from None
+        try:
+            kept = self._connection is not None
+            try:
+                return await self._attempt(work)
+            except psycopg.OperationalError as error:
+                if not (kept and repeatable):
+                    raise StoreUnavailable(_sentence(self._name, error)) from None
+            try:
+                return await self._attempt(work)
+            except psycopg.OperationalError as error:
+                raise StoreUnavailable(_sentence(self._name, error)) from None
+        finally:
+            self._turn.release()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        deadline = asyncio.get_running_loop().time() + self._seconds_max
+        connection = self._connection or await self._connect()
+        self._connection = None  # only a use that ended well gives it back
+        task = asyncio.ensure_future(work(connection))
+        late = True
+        try:
+            await asyncio.wait({task}, timeout=deadline - asyncio.get_running_loop().time())
+            late = not task.done()
+        finally:
+            if late:
+                await _abort(task, connection)
+        if late:
+            raise StoreUnavailable(f"{self._name}: no answer within {self._seconds_max} s")
+        if connection.info.transaction_status != TransactionStatus.IDLE:  # broken, or left open
+            await connection.close()
+        else:
+            self._connection = connection
+        return task.result()
+
+    async def _connect(self) -> Connection:
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                return await AsyncConnection.connect(
+                    self._url.reveal(),
+                    autocommit=True,
+                    application_name=self._name,
+                    options=self._options or None,
+                )
+        except TimeoutError:
+            raise StoreUnavailable(f"{self._name}: cannot connect in time") from None
+
+
+async def _abort(task: asyncio.Future[T], connection: Connection) -> None:
+    """Wake whoever waits on the socket with an end of file, whatever the network does."""
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
+    await asyncio.wait({task}, timeout=ABORT_SECONDS_MAX)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+    await connection.close()
+
+
+def _sentence(name: str, error: psycopg.Error) -> str:
+    """No text of the server's: it may quote values."""
+    return f"{name}: {type(error).__name__} {error.sqlstate or ''}".strip()
