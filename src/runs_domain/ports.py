@@ -215,6 +215,10 @@ class ChunkStream(Protocol):
         """Up to `count` frames from `index`; None = no stream, or `index` is before its base."""
         ...
 
+    async def next_index(self, run_id: RunId) -> int | None:
+        """The index that the next frame will take; None = no stream."""
+        ...
+
     def watch(
         self, run_id: RunId
     ) -> AbstractAsyncContextManager[Callable[[float], Awaitable[None]]]:
