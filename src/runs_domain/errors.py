@@ -11,6 +11,7 @@ RunledgerError
 │   ├── VersionConflict    somebody appended first; reload and decide again
 │   ├── ChatBusy           another run of the chat is live
 │   └── KeyTaken           the key id or its MAC exists
+├── MigrationFailed        the database's tables could not be brought up to this release
 ├── StoreUnavailable       PostgreSQL cannot be asked now; nothing is known (never "not found")
 ├── QueueUnavailable       Redis cannot be asked now
 ├── HistoryCorrupt         stored events that no rule of this release can explain
@@ -77,6 +78,10 @@ class ChatBusy(AppendRefused):
 
 
 class KeyTaken(AppendRefused):
+    pass
+
+
+class MigrationFailed(RunledgerError):
     pass
 
 
