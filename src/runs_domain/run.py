@@ -316,7 +316,9 @@ def _persist(state: RunState, command: commands.PersistMessage) -> tuple[Event, 
     again = sorted(call for call in calls if call in known and call not in state.open_calls)
     _refuse_if(bool(again), f"the calls {again} already have their results")
     _refuse_if(len(set(calls)) < len(calls), "a call stands twice in one message")
-    if not command.interrupted:
+    if command.interrupted:
+        _refuse_if(bool(state.open_calls), "no model call streams while calls are open")
+    else:
         _refuse_if(state.cancel_requested, "a cancel is pending: persist what was streamed, cancel")
         if command.finish_reason is None:
             _refuse_unless_results(state, command)
