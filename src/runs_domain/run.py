@@ -318,13 +318,12 @@ def _persist(state: RunState, command: commands.PersistMessage) -> tuple[Event, 
     _refuse_if(len(set(calls)) < len(calls), "a call stands twice in one message")
     if command.interrupted:
         _refuse_if(bool(state.open_calls), "no model call streams while calls are open")
+    elif command.finish_reason is None:
+        _refuse_unless_results(state, command)
     else:
         _refuse_if(state.cancel_requested, "a cancel is pending: persist what was streamed, cancel")
-        if command.finish_reason is None:
-            _refuse_unless_results(state, command)
-        else:
-            _refuse_if(bool(state.open_calls), f"calls without a result: {state.open_calls}")
-            _refuse_if(has_finished(state), "the last model step has ended the run")
+        _refuse_if(bool(state.open_calls), f"calls without a result: {state.open_calls}")
+        _refuse_if(has_finished(state), "the last model step has ended the run")
     return (
         events.MessagePersisted(
             message_id=command.message_id,
@@ -340,6 +339,7 @@ def _persist(state: RunState, command: commands.PersistMessage) -> tuple[Event, 
 
 
 def _refuse_unless_results(state: RunState, command: commands.PersistMessage) -> None:
+    """Results are facts: they are kept also while a cancel is pending."""
     for part in command.parts:
         call = part.get("toolCallId")
         _refuse_if(call not in state.open_calls, f"a result for a call that is not open: {call}")

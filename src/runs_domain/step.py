@@ -168,52 +168,59 @@ class StepRecorder:
     def finish(self, attempt: Attempt, end: model.ModelEnd) -> PersistMessage:
         """The whole step. Calls whose input is valid stay open for their tools."""
         self._open()
-        self._close()
+        closing = self._closing(None)
         if not any(part.kind == "tool" and part.error is None for part in self._parts):
-            self._layout.append(_Entry("finish-step"))
+            closing.append(LayoutItem("finish-step"))
         return PersistMessage(
             attempt=attempt,
             message_id=self._cursor.message_id,
-            parts=tuple(_as_json(part) for part in self._parts),
-            layout=tuple(_as_item(entry) for entry in self._layout),
+            parts=tuple(_as_json(part, None) for part in self._parts),
+            layout=(*map(_as_item, self._layout), *closing),
             usage=end.usage,
             cost=end.cost,
             finish_reason=end.finish_reason,
         )
 
-    def interrupt(self, attempt: Attempt, error_text: str) -> PersistMessage:
-        """What was streamed, closed: shown to people, never sent to the model."""
-        for part in self._parts:
-            part.error = error_text
-        self._close()
+    def interrupt(
+        self, attempt: Attempt, error_text: str, end: model.ModelEnd | None = None
+    ) -> PersistMessage:
+        """What was streamed, closed: shown to people, never sent to the model.
+
+        `end` is given when the call itself was whole: its tokens were spent all the same.
+        """
         return PersistMessage(
             attempt=attempt,
             message_id=self._cursor.message_id,
-            parts=tuple(_as_json(part) for part in self._parts),
-            layout=tuple(_as_item(entry) for entry in self._layout),
+            parts=tuple(_as_json(part, error_text) for part in self._parts),
+            layout=(*map(_as_item, self._layout), *self._closing(error_text)),
+            usage=None if end is None else end.usage,
+            cost=None if end is None else end.cost,
             interrupted=True,
         )
 
-    def _close(self) -> None:
+    def _closing(self, error_text: str | None) -> list[LayoutItem]:
+        """The frames that end each part, in the order in which they were opened."""
+        closing: list[LayoutItem] = []
         for index, part in enumerate(self._parts):
             match part.kind:
                 case "text":
-                    self._layout.append(_Entry("text-end", index))
+                    closing.append(LayoutItem("text-end", index))
                 case "reasoning":
-                    self._layout.append(_Entry("reasoning-end", index))
+                    closing.append(LayoutItem("reasoning-end", index))
                 case "tool":
-                    self._layout.append(_Entry("tool-input-available", index))
-                    if part.error is not None:
-                        self._layout.append(_Entry("tool-output-error", index))
+                    closing.append(LayoutItem("tool-input-available", index))
+                    if part.error is not None or error_text is not None:
+                        closing.append(LayoutItem("tool-output-error", index))
                 case "step-start":
                     pass
+        return closing
 
 
 def _as_item(entry: _Entry) -> LayoutItem:
     return LayoutItem(entry.frame, entry.part, tuple(entry.lengths), tuple(entry.raw))
 
 
-def _as_json(part: _Part) -> Json:
+def _as_json(part: _Part, error_text: str | None) -> Json:
     if part.kind == "step-start":
         return {"type": "step-start"}
     if part.kind != "tool":
@@ -224,7 +231,8 @@ def _as_json(part: _Part) -> Json:
         "state": "input-available",
         "input": part.input if part.has_input else {},
     }
-    return call if part.error is None else error_part(call, part.error)
+    error = error_text or part.error
+    return call if error is None else error_part(call, error)
 
 
 def results(
