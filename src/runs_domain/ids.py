@@ -1,5 +1,6 @@
 """The names things go by. Each is its own type, so that one is never passed for another."""
 
+import hashlib
 from typing import NewType
 from uuid import UUID
 
@@ -37,3 +38,8 @@ def tool_call_id(run_id: RunId, part: int) -> str:
 def sandbox_name(session_id: SessionId) -> str:
     """Derived, so that a sandbox whose provisioning died half-way can be found and undone."""
     return f"rl-{session_id.hex}"
+
+
+def chain_start(run_id: RunId) -> str:
+    """The `prev` of a stream's first event: SHA-256 (hex) of the run id's text."""
+    return hashlib.sha256(str(run_id).encode()).hexdigest()

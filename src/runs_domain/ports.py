@@ -88,6 +88,8 @@ class Recorded(Struct, frozen=True):
     attempt: Attempt
     prev: str
     hash: str
+    erased: bool = False
+    """Its content is gone with the account's data key: the sealed fields are empty."""
 
 
 class Append(Struct, frozen=True):

@@ -1,0 +1,155 @@
+"""Content is stored encrypted under a data key of its account: destroying that key erases it all,
+and no hash chain breaks.
+
+A data key is 32 random bytes, stored wrapped under a sub-key of the server secret. It is kept in
+memory for DATA_KEY_SECONDS_MAX at most, so that an erasure bites in every process.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from runs_domain.errors import HistoryCorrupt
+from runs_domain.events import Struct
+from runs_domain.ids import AccountId, RunId, Version
+from runs_domain.keys import ServerSecrets
+from runs_domain.ports import Clock
+from runs_domain.storage.coalesce import Coalescer
+
+DATA_KEY_WRAP: Final = b"runledger/data-key-wrap/v1"
+DATA_KEY_BITS: Final = 256
+NONCE_BYTES: Final = 12
+DATA_KEY_SECONDS_MAX: Final = 30.0
+DATA_KEYS_CACHED_MAX: Final = 4096
+
+
+class WrappedKey(Struct, frozen=True):
+    """A row of `account_data_keys`; `wrapped` is None once the key was destroyed."""
+
+    wrapped: bytes | None
+    secret_version: int
+
+
+class DataKeyStore(Protocol):
+    """Both raise StoreUnavailable."""
+
+    async def load(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:
+        """Those of `accounts` that ever had a key."""
+        ...
+
+    async def add(self, account: AccountId, key: WrappedKey) -> None:
+        """Unless the account has one: then nothing happens."""
+        ...
+
+
+class DataKey:
+    __slots__ = ("_cipher",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._cipher = AESGCM(raw)
+
+    def seal(self, plain: bytes, run_id: RunId, version: Version) -> bytes:
+        """Nonce, then ciphertext; bound to its place in its stream."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, _place(run_id, version))
+
+    def unseal(self, sealed: bytes, run_id: RunId, version: Version) -> bytes:
+        """Raises HistoryCorrupt if `sealed` was changed or comes from another place."""
+        try:
+            return self._cipher.decrypt(
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(run_id, version)
+            )
+        except InvalidTag:
+            raise HistoryCorrupt(f"event {version} of run {run_id} cannot be unsealed") from None
+
+
+def _place(run_id: RunId, version: Version) -> bytes:
+    return f"{run_id}:{version}".encode()
+
+
+class _Kept(Struct, frozen=True):
+    key: DataKey | None
+    until: float
+
+
+class DataKeys:
+    """The accounts' data keys. None stands for a destroyed one."""
+
+    def __init__(self, store: DataKeyStore, secrets: ServerSecrets, clock: Clock) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._clock = clock
+        self._kept: OrderedDict[AccountId, _Kept] = OrderedDict()
+        self._rows: Coalescer[AccountId, WrappedKey] = Coalescer(store.load)
+
+    async def for_sealing(self, account: AccountId) -> DataKey | None:
+        """The account's key, made if it never had one."""
+        kept = self._fresh(account)
+        if kept is not None:
+            return kept.key
+        row = await self._rows.get(account)
+        if row is None:
+            await self._store.add(account, self._wrap(account))
+            # Somebody else may have been first: what is stored counts.
+            row = await self._rows.get(account)
+            if row is None:
+                raise HistoryCorrupt(f"the data key of account {account} vanished")
+        return self._keep(account, row)
+
+    async def for_reading(
+        self, accounts: Iterable[AccountId]
+    ) -> Mapping[AccountId, DataKey | None]:
+        """One a given account; None if it was destroyed or never made."""
+        keys: dict[AccountId, DataKey | None] = {}
+        for account in set(accounts):
+            kept = self._fresh(account)
+            if kept is None:
+                row = await self._rows.get(account)
+                keys[account] = None if row is None else self._keep(account, row)
+            else:
+                keys[account] = kept.key
+        return keys
+
+    def forget(self, account: AccountId) -> None:
+        self._kept.pop(account, None)
+
+    def _fresh(self, account: AccountId) -> _Kept | None:
+        kept = self._kept.get(account)
+        if kept is None or kept.until < self._clock.monotonic_seconds():
+            return None
+        return kept
+
+    def _keep(self, account: AccountId, row: WrappedKey) -> DataKey | None:
+        key = None if row.wrapped is None else self._unwrap(account, row.wrapped, row)
+        self._kept[account] = _Kept(
+            key=key, until=self._clock.monotonic_seconds() + DATA_KEY_SECONDS_MAX
+        )
+        self._kept.move_to_end(account)
+        if len(self._kept) > DATA_KEYS_CACHED_MAX:
+            self._kept.popitem(last=False)
+        return key
+
+    def _wrap(self, account: AccountId) -> WrappedKey:
+        version = self._secrets.current
+        nonce = os.urandom(NONCE_BYTES)
+        wrapping = AESGCM(self._secrets.subkey(DATA_KEY_WRAP, version))
+        raw = AESGCM.generate_key(DATA_KEY_BITS)
+        return WrappedKey(
+            wrapped=nonce + wrapping.encrypt(nonce, raw, account.bytes), secret_version=version
+        )
+
+    def _unwrap(self, account: AccountId, wrapped: bytes, row: WrappedKey) -> DataKey:
+        wrapping = AESGCM(self._secrets.subkey(DATA_KEY_WRAP, row.secret_version))
+        try:
+            return DataKey(
+                wrapping.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], account.bytes)
+            )
+        except InvalidTag:
+            raise HistoryCorrupt(
+                f"the data key of account {account} cannot be unwrapped:"
+                f" is server secret {row.secret_version} the one that wrapped it?"
+            ) from None
