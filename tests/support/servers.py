@@ -1,7 +1,5 @@
 """Real servers for tests, and a fresh database for each of them."""
 
-import importlib
-import importlib.util
 import itertools
 import shutil
 import tempfile
@@ -13,7 +11,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from workers.stack.roles import GROUP, create_service_login
+from runs_domain.storage.migrate import migrate
+from workers.stack.roles import create_service_login
 from workers.stack.servers import Servers
 
 TEMPLATE = "runledger_template"
@@ -49,16 +48,8 @@ def temporary_servers() -> Iterator[Servers]:
 def make_template(servers: Servers) -> None:
     """The migrated database that each test's own one is a copy of."""
     execute(servers, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-    _migrate(servers.database_url(TEMPLATE, admin=True))
+    migrate(servers.database_url(TEMPLATE, admin=True))
     create_service_login(servers)
-
-
-def _migrate(admin_url: str) -> None:
-    if importlib.util.find_spec("runs_domain.storage.migrate") is not None:
-        importlib.import_module("runs_domain.storage.migrate").migrate(admin_url)
-        return
-    with psycopg.connect(admin_url) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(GROUP)))
 
 
 def create_database(servers: Servers) -> Database:
