@@ -59,6 +59,8 @@ def summarize(stream: Iterable[Recorded], row: RunSummary | None = None) -> RunS
 
 def _summary_after(row: RunSummary | None, recorded: Recorded) -> RunSummary:
     event = recorded.event
+    if recorded.version != (0 if row is None else row.version) + 1:
+        raise HistoryCorrupt(f"run {recorded.run_id}: {recorded.version} is not the next version")
     if isinstance(event, events.Requested):
         return RunSummary(
             run_id=recorded.run_id,

@@ -7,7 +7,7 @@ the socket instead: the query fails at once, and the next use connects anew.
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -42,11 +42,14 @@ class ReconnectingConnection:
         self._url = url
         self._name = name
         self._seconds_max = seconds_max
-        self._options = " ".join(f"-c {key}={value}" for key, value in (parameters or {}).items())
+        settings = {"timezone": "UTC", **(parameters or {})}
+        self._options = " ".join(f"-c {key}={value}" for key, value in settings.items())
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
 
-    async def fetch(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[TupleRow]:
+    async def fetch(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[TupleRow]:
         """Rows of one statement that may safely run twice: an idle connection that the server
         has closed is noticed only by using it, and then the statement is sent again.
 
@@ -117,7 +120,7 @@ class ReconnectingConnection:
                     self._url.reveal(),
                     autocommit=True,
                     application_name=self._name,
-                    options=self._options or None,
+                    options=self._options,
                 )
         except TimeoutError:
             raise StoreUnavailable(f"{self._name}: cannot connect in time") from None
