@@ -20,6 +20,8 @@ class SandboxSpec(Struct, frozen=True):
     session_id: SessionId
     run_id: RunId
     account_id: AccountId
+    must_exist: bool = False
+    """The run has worked in it already: `open` raises SandboxNotFound rather than make it anew."""
 
 
 class SandboxState(Struct, frozen=True):
@@ -93,7 +95,11 @@ class Sandbox(Protocol):
     async def kill(self, process_id: str) -> None: ...
 
     async def read(self, path: str, *, max_bytes: int) -> bytes:
-        """A file's first `max_bytes`. Relative paths are below the working directory."""
+        """A file's first `max_bytes`. Relative paths are below the working directory.
+
+        File methods raise OSError's own kinds (FileNotFoundError, IsADirectoryError,
+        PermissionError for a way out …) about `path`, beside the sandbox errors.
+        """
         ...
 
     async def write(self, path: str, content: bytes) -> None:
@@ -107,6 +113,10 @@ class Sandbox(Protocol):
     async def extend(self, until: datetime) -> None: ...
 
     async def hibernate(self) -> SandboxState: ...
+
+    async def detach(self) -> None:
+        """Let go of what this process holds (processes, descriptors); the sandbox stays."""
+        ...
 
     async def destroy(self) -> None:
         """End every process and give back all it held. Destroying twice is no error."""
