@@ -2,7 +2,7 @@
 
 import hashlib
 from typing import NewType
-from uuid import UUID
+from uuid import UUID, uuid5
 
 RunId = NewType("RunId", UUID)
 ChatId = NewType("ChatId", UUID)
@@ -43,3 +43,8 @@ def sandbox_name(session_id: SessionId) -> str:
 def chain_start(run_id: RunId) -> str:
     """The `prev` of a stream's first event: SHA-256 (hex) of the run id's text."""
     return hashlib.sha256(str(run_id).encode()).hexdigest()
+
+
+def run_key_id(run_id: RunId) -> KeyId:
+    """Derived, so that a mint whose reply was lost is tried again under the same id."""
+    return KeyId(uuid5(run_id, "run key"))

@@ -202,8 +202,8 @@ class ChunkStream(Protocol):
     ) -> bool:
         """Put `frames` at `index` … in one call. False = `index` is not the next one.
 
-        Raises StaleAttempt if a higher attempt was raised. The first write of a stream that is
-        not there sets its base to `index`.
+        Raises StaleAttempt if a higher attempt was raised. A stream that is not there begins at
+        0 only: any other index is False, and the writer restarts from what it has in memory.
         """
         ...
 

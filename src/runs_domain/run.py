@@ -143,7 +143,10 @@ def _with_message(state: RunState, event: events.MessagePersisted) -> RunState:
             state,
             model_steps=state.model_steps + 1,
             last_finish_reason=event.finish_reason,
-            cost=_add_cost(state.cost, event.cost),
+        )
+    if event.usage is not None:
+        state = replace(
+            state, usage=state.usage + event.usage, cost=_add_cost(state.cost, event.cost)
         )
     return replace(
         state,
@@ -153,7 +156,6 @@ def _with_message(state: RunState, event: events.MessagePersisted) -> RunState:
         open_calls=tuple(
             part["toolCallId"] for part in parts if part.get("state") == "input-available"
         ),
-        usage=state.usage + event.usage if event.usage is not None else state.usage,
     )
 
 

@@ -41,8 +41,8 @@ class DataKeyStore(Protocol):
         """Those of `accounts` that ever had a key."""
         ...
 
-    async def add(self, account: AccountId, key: WrappedKey) -> None:
-        """Unless the account has one: then nothing happens."""
+    async def add(self, keys: Mapping[AccountId, WrappedKey]) -> None:
+        """But for accounts that have one: those keep it."""
         ...
 
 
@@ -52,23 +52,23 @@ class DataKey:
     def __init__(self, raw: bytes) -> None:
         self._cipher = AESGCM(raw)
 
-    def seal(self, plain: bytes, run_id: RunId, version: Version) -> bytes:
-        """Nonce, then ciphertext; bound to its place in its stream."""
+    def seal(self, plain: bytes, run_id: RunId, version: Version, *, row: str = "") -> bytes:
+        """Nonce, then ciphertext; bound to its place in its stream, or to a view's `row`."""
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, _place(run_id, version))
+        return nonce + self._cipher.encrypt(nonce, plain, _place(run_id, version, row))
 
-    def unseal(self, sealed: bytes, run_id: RunId, version: Version) -> bytes:
+    def unseal(self, sealed: bytes, run_id: RunId, version: Version, *, row: str = "") -> bytes:
         """Raises HistoryCorrupt if `sealed` was changed or comes from another place."""
         try:
             return self._cipher.decrypt(
-                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(run_id, version)
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(run_id, version, row)
             )
         except InvalidTag:
             raise HistoryCorrupt(f"event {version} of run {run_id} cannot be unsealed") from None
 
 
-def _place(run_id: RunId, version: Version) -> bytes:
-    return f"{run_id}:{version}".encode()
+def _place(run_id: RunId, version: Version, row: str) -> bytes:
+    return f"{run_id}:{version}{row}".encode()
 
 
 class _Kept(Struct, frozen=True):
@@ -85,19 +85,16 @@ class DataKeys:
         self._clock = clock
         self._kept: OrderedDict[AccountId, _Kept] = OrderedDict()
         self._rows: Coalescer[AccountId, WrappedKey] = Coalescer(store.load)
+        self._made: Coalescer[AccountId, WrappedKey] = Coalescer(self._make)
 
     async def for_sealing(self, account: AccountId) -> DataKey | None:
         """The account's key, made if it never had one."""
         kept = self._fresh(account)
         if kept is not None:
             return kept.key
-        row = await self._rows.get(account)
+        row = await self._rows.get(account) or await self._made.get(account)
         if row is None:
-            await self._store.add(account, self._wrap(account))
-            # Somebody else may have been first: what is stored counts.
-            row = await self._rows.get(account)
-            if row is None:
-                raise HistoryCorrupt(f"the data key of account {account} vanished")
+            raise HistoryCorrupt(f"the data key of account {account} vanished")
         return self._keep(account, row)
 
     async def for_reading(
@@ -116,6 +113,11 @@ class DataKeys:
 
     def forget(self, account: AccountId) -> None:
         self._kept.pop(account, None)
+
+    async def _make(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:
+        await self._store.add({account: self._wrap(account) for account in accounts})
+        # Somebody else may have been first: what is stored counts.
+        return await self._store.load(accounts)
 
     def _fresh(self, account: AccountId) -> _Kept | None:
         kept = self._kept.get(account)

@@ -1,0 +1,136 @@
+"""Sends a run's frames to readers as they come. A run never waits for it and never fails by it.
+
+What is not committed yet is kept in memory, so that a Redis that forgot everything gets the open
+step again. What is committed stands in the log, where readers find it; a committed frame that
+Redis missed is simply not there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from runs_domain.errors import QueueUnavailable, StaleAttempt
+from runs_domain.ids import Attempt, RunId
+from runs_domain.ports import ChunkStream, Clock
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 0.5
+FRAMES_PER_WRITE_MAX: Final = 256
+CLOSE_SECONDS_MAX: Final = 1.0
+"""How long an ending run waits for its last frames to go out; the log has them anyway."""
+CHUNKS_KEPT_SECONDS: Final = 3600
+"""How long an ended run's frames stay in Redis."""
+
+
+class ChunkWriter:
+    """One run's outgoing frames. `interrupt` is set when a higher attempt has the stream."""
+
+    def __init__(
+        self, chunks: ChunkStream, run_id: RunId, clock: Clock, interrupt: asyncio.Event
+    ) -> None:
+        self.lost = False
+        self._chunks = chunks
+        self._run_id = run_id
+        self._attempt = Attempt(1)
+        self._clock = clock
+        self._interrupt = interrupt
+        self._base = 0
+        """Index of the first frame in `_frames`."""
+        self._frames: list[bytes] = []
+        self._written = 0
+        """Index of the first frame that Redis has not confirmed."""
+        self._committed = 0
+        self._restart = False
+        """Redis does not have what we thought: begin anew with what is in memory."""
+        self._more = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(
+        self, attempt: Attempt, index: int, *, written: int, frames: Sequence[bytes] = ()
+    ) -> None:
+        """Frames before `index` are committed; Redis has those before `written`.
+
+        `frames` are known ones from `index` on that Redis may have already.
+        """
+        self._attempt = attempt
+        self._base = self._committed = index
+        self._frames = list(frames)
+        self._written = written
+        self.push(())
+
+    def push(self, frames: Sequence[bytes]) -> None:
+        """Frames to send, in order, right after those pushed before."""
+        self._frames += frames
+        if self._written >= self._base + len(self._frames):
+            return
+        self._idle.clear()
+        self._more.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._send_all())
+
+    def commit(self, index: int) -> None:
+        """Everything before `index` is in the log now."""
+        self._committed = index
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what is committed and sent, or committed and missed."""
+        keep_from = self._committed if self._restart else min(self._committed, self._written)
+        if keep_from > self._base:
+            del self._frames[: keep_from - self._base]
+            self._base = keep_from
+            self._written = max(self._written, keep_from)
+
+    async def _send_all(self) -> None:
+        while not self.lost:
+            if self._written >= self._base + len(self._frames):
+                self._idle.set()
+                self._more.clear()
+                await self._more.wait()
+                continue
+            try:
+                await self._send_some()
+            except StaleAttempt:
+                self.lost = True
+                self._interrupt.set()
+            except QueueUnavailable:
+                if not self._restart:
+                    logger.warning("run %s streams to nobody: Redis is away", self._run_id)
+                self._restart = True
+                self._forget()
+                await self._clock.sleep(RETRY_SECONDS)
+        self._idle.set()
+
+    async def _send_some(self) -> None:
+        if self._restart:
+            self._forget()
+            base, frames = self._base, self._frames[:FRAMES_PER_WRITE_MAX]
+            await self._chunks.restart(self._run_id, self._attempt, base, frames)
+            self._restart = False
+            self._written = base + len(frames)
+            return
+        start = self._written - self._base
+        frames = self._frames[start : start + FRAMES_PER_WRITE_MAX]
+        if await self._chunks.write(self._run_id, self._attempt, self._written, frames):
+            self._written += len(frames)
+            self._forget()
+        else:
+            self._restart = True
+
+    async def close(self, *, ended: bool) -> None:
+        """Give the last frames a moment to go out, then stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await self._idle.wait()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if ended and not self.lost:
+            with suppress(QueueUnavailable, StaleAttempt):
+                await self._chunks.expire(self._run_id, seconds=CHUNKS_KEPT_SECONDS)

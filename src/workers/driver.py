@@ -1,0 +1,198 @@
+"""Drives one run to its end: fold → next_step → one effect → one append → … → Done.
+
+Whatever a step was when a worker died, the next worker folds the same stream and asks the same
+question. So this loop has no recovery path: `takeover` puts the fence up, that is all.
+"""
+
+import asyncio
+import logging
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from runs_domain.history import messages_for_model
+
+from runs_domain import commands as c
+from runs_domain import plan
+from runs_domain.errors import Refused, RunEnded, RunledgerError, RunNotFound, StaleAttempt
+from runs_domain.events import FailureCode
+from runs_domain.ids import RunId, sandbox_name
+from runs_domain.model_port import Model, ModelRequest
+from runs_domain.ports import ChunkStream, Clock, EventLog, Job
+from runs_domain.sandbox_port import SandboxProvider
+from workers.agent.model_step import ModelStep
+from workers.agent.prompt import system_prompt
+from workers.agent.tool_step import ToolStep
+from workers.agent.tools.registry import Tools
+from workers.cancel_watch import CancelWatch
+from workers.held_run import HeldRun
+from workers.interrupt import Interrupted
+from workers.run_keys import RunKeys
+from workers.run_sandbox import RunSandbox
+from workers.takeover import recover_stream, take
+
+logger = logging.getLogger(__name__)
+
+CANCELLED: Final = "Cancelled"
+WORKING_DIRECTORY: Final = "/workspace"
+
+
+class Driver:
+    """One per worker process; `drive` runs once per job, many at a time."""
+
+    def __init__(
+        self,
+        *,
+        log: EventLog,
+        chunks: ChunkStream,
+        model: Model,
+        sandboxes: SandboxProvider,
+        tools: Tools,
+        keys: RunKeys,
+        watch: CancelWatch,
+        clock: Clock,
+    ) -> None:
+        self._log = log
+        self._chunks = chunks
+        self._model = model
+        self._sandboxes = sandboxes
+        self._tools = tools
+        self._keys = keys
+        self._watch = watch
+        self._clock = clock
+
+    async def drive(self, job: Job, *, redelivered: bool, stopping: asyncio.Event) -> bool:
+        """True = done as far as this job goes; False = `stopping` was set first: hand it over.
+
+        A run that is unknown or another worker's is left alone. Whatever is raised leaves the
+        job to be redelivered.
+        """
+        held = HeldRun(RunId(UUID(job.id)), self._log, self._chunks, self._clock)
+        try:
+            if await take(held, job, redelivered=redelivered):
+                await self._keys.renew(held)
+                await recover_stream(held, self._log, self._chunks)
+            async with (
+                RunSandbox(self._sandboxes, self._keys, held) as sandbox,
+                self._keys.kept_alive(held),
+                self._watch.watching(held),
+            ):
+                return await self._drive(held, sandbox, stopping)
+        except (StaleAttempt, RunNotFound) as reason:
+            logger.info("run %s is left alone: %s", job.id, reason)
+            return True
+        finally:
+            await held.writer.close(ended=held.state.ending is not None)
+
+    async def _drive(self, held: HeldRun, sandbox: RunSandbox, stopping: asyncio.Event) -> bool:
+        if await sandbox.is_lost():
+            await self._fail(held, "workspace_lost", "The run's workspace is not on this host")
+        while not isinstance(step := plan.next_step(held.state), plan.Done):
+            if stopping.is_set() and held.state.ending is None:
+                return False
+            try:
+                await self._perform(step, held, sandbox)
+            except RunledgerError:
+                raise
+            except Exception:
+                logger.exception("run %s: a step broke", held.run_id)
+                await self._fail(held, "internal", "Internal error")
+        return True
+
+    async def _perform(self, step: plan.Step, held: HeldRun, sandbox: RunSandbox) -> None:
+        match step:
+            case plan.Provision() | plan.MintKey() | plan.Start():
+                await self._begin(held)
+            case plan.CallModel():
+                await self._call_model(held, step)
+            case plan.RunTools():
+                await self._run_tools(held, step, sandbox)
+            case plan.Finish():
+                await held.append(step.command)
+            case plan.ReleaseSandbox():
+                found = await sandbox.release()
+                await held.append(c.RecordSandboxReleased(found=found))
+            case plan.Done():
+                pass
+
+    async def _fail(self, held: HeldRun, code: FailureCode, sentence: str) -> None:
+        """A cancel that came first wins."""
+        try:
+            await held.append(c.FailRun(attempt=held.attempt, code=code, sentence=sentence))
+        except Refused:
+            await held.catch_up()
+
+    async def _begin(self, held: HeldRun) -> None:
+        """Nothing slow lies between these three, so they are one append."""
+        state, attempt = held.state, held.attempt
+        mint = self._keys.key_of(held).row if state.key is None else None
+        commands: list[c.Command] = []
+        if state.provisioned is None:
+            commands.append(
+                c.RecordProvisioned(
+                    attempt=attempt,
+                    sandbox=sandbox_name(held.requested.session_id),
+                    provider=self._sandboxes.name,
+                    state="named",
+                    working_directory=WORKING_DIRECTORY,
+                )
+            )
+        if mint is not None:
+            commands.append(
+                c.MintKey(
+                    attempt=attempt,
+                    key_id=mint.key_id,
+                    secret_version=mint.secret_version,
+                    ttl_seconds=mint.ttl_seconds,
+                    scopes=mint.scopes,
+                )
+            )
+        if not state.started:
+            commands.append(c.StartRun(attempt=attempt))
+        try:
+            await held.append(*commands, mint=mint)
+        except RunEnded:
+            await held.catch_up()
+
+    async def _call_model(self, held: HeldRun, step: plan.CallModel) -> None:
+        call = ModelStep(held, self._model, self._clock, partial(self._request, held, step.step))
+        try:
+            await call.perform()
+        except StaleAttempt:
+            raise
+        except (Interrupted, Refused):
+            if await self._is_cancelled(held):
+                await call.end(c.CancelRun(attempt=held.attempt), error_text=CANCELLED)
+            elif held.state.ending is None:
+                await call.end()
+
+    def _request(self, held: HeldRun, step: int, tried: int) -> ModelRequest:
+        state, requested = held.state, held.requested
+        specs = self._tools.specs if self._sandboxes.capabilities.exec else ()
+        return ModelRequest(
+            run_id=held.run_id,
+            attempt=held.attempt,
+            step=step,
+            attempt_tries=tried,
+            model=requested.model,
+            system=system_prompt(requested, state.provisioned, specs, self._clock.now()),
+            messages=messages_for_model(requested.messages, state.parts, state.hidden_parts),
+            tools=specs,
+        )
+
+    async def _run_tools(self, held: HeldRun, step: plan.RunTools, sandbox: RunSandbox) -> None:
+        try:
+            await ToolStep(held, self._tools, sandbox.get).perform(step)
+        except StaleAttempt:
+            raise
+        except (Interrupted, Refused):
+            await self._is_cancelled(held)
+
+    async def _is_cancelled(self, held: HeldRun) -> bool:
+        """Read why the step was cut short. If the log does not say, it was a false alarm."""
+        await held.catch_up()
+        if held.state.ending is not None:
+            return False
+        if not held.state.cancel_requested:
+            held.interrupt.clear()
+        return held.state.cancel_requested

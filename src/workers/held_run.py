@@ -1,0 +1,155 @@
+"""The run as this worker holds it: its fold in memory, appended to without being read again."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from runs_domain import commands as c
+from runs_domain import events
+from runs_domain.errors import RunNotFound, StaleAttempt, StoreUnavailable, VersionConflict
+from runs_domain.events import Event
+from runs_domain.frames import FrameCursor, advance, cursor_of, encode
+from runs_domain.handle import Stream, advanced, append_of, empty
+from runs_domain.ids import Attempt, RunId
+from runs_domain.ports import ChunkStream, Clock, Context, EventLog, KeyRow, Recorded
+from runs_domain.run import FIRST_ATTEMPT, RunState, decide, evolve
+from workers.chunk_writer import ChunkWriter
+
+logger = logging.getLogger(__name__)
+
+ACTOR: Final = "worker"
+CONFLICTS_MAX: Final = 8
+"""Appends of others that one append of ours gives way to before it gives up."""
+STORE_PATIENCE_SECONDS: Final = 60.0
+"""How long a held run waits for PostgreSQL before its job is left to be redelivered."""
+STORE_RETRY_SECONDS: Final = 0.25
+
+
+class HeldRun:
+    """State, place in the stream and attempt of one run, and its outgoing frames."""
+
+    def __init__(self, run_id: RunId, log: EventLog, chunks: ChunkStream, clock: Clock) -> None:
+        self.run_id = run_id
+        self.attempt: Attempt = FIRST_ATTEMPT
+        self.cursor: FrameCursor = cursor_of(run_id)
+        self.holding = False
+        """False until this worker is the run's: before, others may still append to it."""
+        self.interrupt = asyncio.Event()
+        """Set when the step in hand must be cut short: a cancel is in the log, or the run is
+        another worker's. `catch_up` then says which."""
+        self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt)
+        self._log = log
+        self._clock = clock
+        self._stream: Stream = empty(run_id)
+        self._correlation = str(run_id)
+
+    @property
+    def state(self) -> RunState:
+        return self._stream.state
+
+    @property
+    def requested(self) -> events.Requested:
+        if self.state.requested is None:
+            raise RunNotFound(f"run {self.run_id} has no events")
+        return self.state.requested
+
+    # ---------------------------------------------------------------------------- reading
+
+    async def reload(self) -> tuple[Recorded, ...]:
+        """Fold what the log has beyond our version; returns those events."""
+        newer = await self._log.read(self.run_id, after=self.state.version)
+        self._take(newer)
+        return newer
+
+    async def catch_up(self) -> None:
+        """Read what others appended; raises StaleAttempt if one of them holds the run now."""
+        newer = await self.reload()
+        if self.state.attempt != self.attempt:
+            raise StaleAttempt(f"attempt {self.state.attempt} holds the run now")
+        if self.holding and any(not _is_a_clients(entry.event) for entry in newer):
+            raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
+        if self.writer.lost:
+            raise StaleAttempt("a higher attempt writes the run's chunks")
+
+    def _take(self, recorded: Sequence[Recorded], *, sent: int = 0) -> None:
+        if not recorded:
+            return
+        chunks: list[bytes] = []
+        for entry in recorded:
+            frames, self.cursor = advance(self.cursor, entry.event)
+            chunks += [encode(frame) for frame in frames]
+        self._stream = advanced(self._stream, recorded)
+        self._correlation = recorded[-1].correlation
+        if self.holding:
+            self.writer.push(chunks[sent:])
+            self.writer.commit(self.cursor.next_index)
+
+    # ---------------------------------------------------------------------------- writing
+
+    async def append(self, *commands: c.Command, mint: KeyRow | None = None, sent: int = 0) -> None:
+        """Decide each command after the one before, append all their events together, then send
+        their frames but the first `sent`, which went out live.
+
+        What somebody else appended meanwhile is read first and everything is decided anew, so a
+        refusal is always about the newest state.
+        """
+        deadline = self._clock.monotonic_seconds() + STORE_PATIENCE_SECONDS
+        for _ in range(CONFLICTS_MAX):
+            new_events = self._decide(commands)[1]
+            if not new_events:
+                return
+            append = append_of(self._stream, new_events, self._context(), mint=mint)
+            try:
+                self._take(await self._log.append(append), sent=sent)
+            except VersionConflict:
+                await self.catch_up()
+            except StoreUnavailable:
+                if await self._landed(new_events, deadline, sent):
+                    return
+            else:
+                return
+        raise StaleAttempt(f"run {self.run_id} changed {CONFLICTS_MAX} times under one append")
+
+    def _decide(self, commands: Sequence[c.Command]) -> tuple[RunState, tuple[Event, ...]]:
+        state = self.state
+        decided: list[Event] = []
+        for command in commands:
+            for event in decide(state, command):
+                state = evolve(state, event)
+                decided.append(event)
+        return state, tuple(decided)
+
+    def preview(self, *commands: c.Command) -> RunState:
+        """The state that `append(*commands)` would give now."""
+        return self._decide(commands)[0]
+
+    def _context(self) -> Context:
+        return Context(
+            actor=ACTOR,
+            subject=self.requested.account_id,
+            correlation=self._correlation,
+            causation=f"{self.run_id}:{self.state.version}",
+            attempt=self.attempt,
+        )
+
+    async def _landed(self, new_events: tuple[Event, ...], deadline: float, sent: int) -> bool:
+        """Wait for the store to answer again; whether our append had landed after all."""
+        while True:
+            await self._clock.sleep(STORE_RETRY_SECONDS)
+            try:
+                newer = await self._log.read(self.run_id, after=self.state.version)
+            except StoreUnavailable:
+                if self._clock.monotonic_seconds() > deadline:
+                    raise
+                logger.warning("run %s waits for the event log", self.run_id)
+                continue
+            landed = tuple(entry.event for entry in newer[: len(new_events)]) == new_events
+            if landed:
+                self._take(newer, sent=sent)
+            return landed
+
+
+def _is_a_clients(event: Event) -> bool:
+    """Whether an API process appends it, also while a worker holds the run."""
+    return isinstance(event, events.CancelRequested | events.Cancelled | events.KeyRevoked)

@@ -1,0 +1,41 @@
+"""Cutting a step short, promptly, when somebody wants the run to stop."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+ABORT_SECONDS_MAX: Final = 2.0
+"""How long cut-off work may take to clean up before it is left to itself."""
+
+
+class Interrupted(Exception):
+    """The signal came first; the work was cancelled."""
+
+
+async def until_interrupted(
+    work: Coroutine[Any, Any, T], signal: asyncio.Event, *, timeout_seconds: float
+) -> T:
+    """`work`'s result, or Interrupted, or TimeoutError. Work that ignores its cancellation is
+    not waited for: it cannot hold the run (incident I-09)."""
+    task = asyncio.ensure_future(work)
+    waiter = asyncio.ensure_future(signal.wait())
+    try:
+        await asyncio.wait(
+            {task, waiter}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if task.done():
+            return task.result()
+        if waiter.done():
+            raise Interrupted
+        raise TimeoutError
+    finally:
+        waiter.cancel()
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=ABORT_SECONDS_MAX)
+        if task.done() and not task.cancelled():
+            task.exception()  # whatever it was, it is not this run's any more

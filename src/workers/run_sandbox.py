@@ -1,0 +1,72 @@
+"""The sandbox of one run, made when its first tool needs it and given back at the end."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from runs_domain.ids import sandbox_name
+from runs_domain.sandbox_port import Sandbox, SandboxProvider, SandboxSpec
+from workers.held_run import HeldRun
+from workers.run_keys import RunKeys
+
+
+class RunSandbox:
+    def __init__(self, provider: SandboxProvider, keys: RunKeys, held: HeldRun) -> None:
+        self._provider = provider
+        self._keys = keys
+        self._held = held
+        self._open: Sandbox | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def _name(self) -> str:
+        return sandbox_name(self._held.requested.session_id)
+
+    async def get(self) -> Sandbox:
+        """Opened once per worker; raises the sandbox errors."""
+        async with self._opening:
+            if self._open is None:
+                requested = self._held.requested
+                spec = SandboxSpec(
+                    name=self._name,
+                    session_id=requested.session_id,
+                    run_id=self._held.run_id,
+                    account_id=requested.account_id,
+                )
+                self._open, _ = await self._provider.open(spec, key=self._key)
+            return self._open
+
+    async def _key(self) -> str:
+        return self._keys.key_of(self._held).secret.reveal()
+
+    async def is_lost(self) -> bool:
+        """A tool of an earlier worker has worked in it, and here it does not exist."""
+        state = self._held.state
+        if not self._provider.capabilities.exec or self._open is not None:
+            return False
+        if not any(part.get("state") == "output-available" for part in state.parts):
+            return False
+        return await self._provider.find(self._name) is None
+
+    async def release(self) -> bool:
+        """Destroy it, whoever made it; False if there was none."""
+        sandbox = self._open or await self._provider.find(self._name)
+        self._open = None
+        if sandbox is None:
+            return False
+        await sandbox.destroy()
+        return True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """A run that goes on elsewhere keeps its sandbox; what this process holds is let go."""
+        if self._open is not None:
+            await self._open.detach()
+            self._open = None

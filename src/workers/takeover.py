@@ -1,0 +1,82 @@
+"""How a worker comes to hold a run: the first one, or one after a lost or stopped worker."""
+
+import logging
+from typing import Final, Literal
+
+from runs_domain import commands as c
+from runs_domain import frames as wire
+from runs_domain.errors import QueueUnavailable, RunNotFound
+from runs_domain.frames import frames_of
+from runs_domain.ids import Attempt, RunId
+from runs_domain.ports import ChunkStream, EventLog, Job
+from runs_domain.run import is_live
+from runs_domain.step import StepRecorder
+from workers.held_run import HeldRun
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED: Final = "interrupted: outcome unknown"
+"""What people read in a part that a lost worker left open."""
+
+
+async def take(held: HeldRun, job: Job, *, redelivered: bool) -> bool:
+    """Read the run; append `resumed` unless this is the first worker. True = resumed.
+
+    Raises RunNotFound for an unknown run, StaleAttempt when another worker was faster, RunEnded
+    when the run ended meanwhile.
+    """
+    await held.reload()
+    if held.state.requested is None:
+        raise RunNotFound(f"run {held.run_id} has no events")
+    held.attempt = held.state.attempt
+    untouched = held.state.provisioned is None and held.state.version == 1
+    if not is_live(held.state) or (untouched and job.cause == "fresh" and not redelivered):
+        held.holding = True
+        return False
+    reason: Literal["lost", "handover"] = (
+        "handover" if job.cause == "handover" and not redelivered else "lost"
+    )
+    attempt = Attempt(held.state.attempt + 1)
+    await held.append(c.ResumeRun(attempt=attempt, reason=reason))
+    held.attempt, held.holding = attempt, True
+    return True
+
+
+async def recover_stream(held: HeldRun, log: EventLog, chunks: ChunkStream) -> None:
+    """Fence the chunk stream, send committed frames that never went out, and persist closed what
+    the lost worker had streamed of a step that is not committed."""
+    committed = held.cursor.next_index
+    try:
+        tail = await chunks.raise_attempt(held.run_id, held.attempt)
+    except QueueUnavailable:
+        logger.warning("run %s resumes without its live stream: Redis is away", held.run_id)
+        tail = None
+    if tail is None:
+        held.writer.begin(held.attempt, committed, written=committed)
+        return
+    there = tail.first + len(tail.frames)
+    if there < committed:
+        missing = await _committed_frames(held.run_id, log, there)
+        held.writer.begin(held.attempt, there, written=there, frames=missing)
+        held.writer.commit(committed)
+        return
+    sent = tail.frames[max(0, committed - tail.first) :]
+    held.writer.begin(held.attempt, committed, written=there, frames=sent)
+    recorder = _recorder_of(held, sent)
+    if recorder is not None:
+        await held.append(recorder.interrupt(held.attempt, INTERRUPTED), sent=len(sent))
+
+
+async def _committed_frames(run_id: RunId, log: EventLog, start: int) -> list[bytes]:
+    stream = await log.read(run_id)
+    return [wire.encode(frame) for frame in frames_of(run_id, (r.event for r in stream))][start:]
+
+
+def _recorder_of(held: HeldRun, sent: tuple[bytes, ...]) -> StepRecorder | None:
+    """The lost step, put together again from the frames that it sent."""
+    if not sent:
+        return None
+    recorder = StepRecorder(held.run_id, held.cursor, len(held.state.parts))
+    for chunk in sent:
+        recorder.replay(wire.decode(chunk))
+    return recorder
