@@ -1,0 +1,26 @@
+"""Model and tool output as it may be stored: PostgreSQL's text and jsonb refuse U+0000, UTF-8 a
+lone surrogate. Both become U+FFFD. Input from clients is not cleaned but refused (`messages`).
+"""
+
+import re
+from typing import Any, Final
+
+REPLACEMENT: Final = "\ufffd"
+UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean_text(text: str) -> str:
+    return UNSTORABLE.sub(REPLACEMENT, text)
+
+
+def clean_json(value: Any) -> Any:
+    """The JSON value with every string in it cleaned, keys included."""
+    match value:
+        case str():
+            return clean_text(value)
+        case list():
+            return [clean_json(item) for item in value]
+        case dict():
+            return {clean_text(key): clean_json(item) for key, item in value.items()}
+        case _:
+            return value
