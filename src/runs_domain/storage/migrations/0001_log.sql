@@ -107,6 +107,9 @@ CREATE TABLE log_writers (
 -- Everything an event's bytes need but the time and the hash before it arrives ready made
 -- (head ‖ time ‖ middle ‖ hash ‖ tail); nothing here reads the payload. The lock makes positions
 -- visible in order and lasts until the commit; no client is waited for while it is held.
+--
+-- A batch holds a stream, and a chat that begins a run, at most once. Should a rule be broken all
+-- the same, a constraint fails the whole batch, and the writer sends its appends one by one.
 CREATE FUNCTION append_batch(
     p_writer uuid,
     p_batch bigint,
@@ -114,7 +117,6 @@ CREATE FUNCTION append_batch(
     p_runs uuid[],
     p_expected bigint[],
     p_prevs bytea[],
-    p_counts integer[],
     p_accounts uuid[],
     p_chats uuid[],
     p_sessions uuid[],
@@ -128,7 +130,9 @@ CREATE FUNCTION append_batch(
     p_mint_ttls integer[],
     p_mint_scopes text[],
     p_revoke_ids uuid[],
-    -- one element an event
+    -- one element an event; p_appends = which append it belongs to, from 1
+    p_appends integer[],
+    p_versions bigint[],
     p_topics text[],
     p_heads bytea[],
     p_middles bytea[],
@@ -138,13 +142,19 @@ DECLARE
     receipt log_writers;
     v_at timestamptz;
     v_at_bytes bytea;
-    v_refusal text;
-    v_version bigint;
+    v_refusals text[];
+    v_found bigint[];
+    v_states bytea[] := '{}';
+    v_positions bigint[] := '{}';
     v_hash bytea;
     v_state bytea;
     v_position bigint;
-    v_first_position bigint;
-    v_event integer := 0;
+    v_append integer;
+    v_current integer := 0;
+    -- one element an append, NULL if refused
+    v_hashes bytea[] := array_fill(NULL::bytea, ARRAY[cardinality(p_runs)]);
+    v_firsts bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(p_runs)]);
+    v_lasts bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(p_runs)]);
 BEGIN
     PERFORM pg_advisory_xact_lock(125848689340263);
 
@@ -157,74 +167,104 @@ BEGIN
     SELECT greatest(clock_timestamp(), max(at)) INTO v_at FROM log_writers;
     v_at_bytes := convert_to(
         to_char(v_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
-    receipt := ROW(p_writer, p_batch, v_at, '{}'::text[], '{}'::bigint[], '{}'::bigint[]);
 
-    FOR i IN 1 .. cardinality(p_runs) LOOP
-        SELECT version, head_hash INTO v_version, v_hash FROM run_heads WHERE run_id = p_runs[i];
-        IF NOT FOUND THEN
-            v_version := 0;
-            v_hash := p_prevs[i];
-        END IF;
+    SELECT
+        coalesce(array_agg(refusal ORDER BY place), '{}'),
+        coalesce(array_agg(version_before ORDER BY place), '{}')
+    INTO v_refusals, v_found
+    FROM (
+        SELECT
+            one.place,
+            coalesce(head.version, 0) AS version_before,
+            CASE
+                WHEN coalesce(head.version, 0) <> one.expected THEN 'version_conflict'
+                WHEN head.head_hash <> one.prev THEN 'broken_chain'
+                WHEN head.version IS NULL AND one.live AND EXISTS (
+                    SELECT FROM run_heads AS other WHERE other.chat_id = one.chat AND other.live
+                ) THEN 'chat_busy'
+                WHEN one.mint_id IS NOT NULL AND EXISTS (
+                    SELECT FROM api_keys WHERE key_id = one.mint_id OR mac = one.mint_mac
+                ) THEN 'key_taken'
+            END AS refusal
+        FROM unnest(p_runs, p_expected, p_prevs, p_chats, p_lives, p_mint_ids, p_mint_macs)
+            WITH ORDINALITY
+            AS one (run, expected, prev, chat, live, mint_id, mint_mac, place)
+        LEFT JOIN run_heads AS head ON head.run_id = one.run
+    ) AS checked;
 
-        v_refusal := CASE
-            WHEN v_version <> p_expected[i] THEN 'version_conflict'
-            WHEN v_hash <> p_prevs[i] THEN 'broken_chain'
-            WHEN v_version = 0 AND p_lives[i] AND EXISTS (
-                SELECT FROM run_heads WHERE chat_id = p_chats[i] AND live
-            ) THEN 'chat_busy'
-            WHEN p_mint_ids[i] IS NOT NULL AND EXISTS (
-                SELECT FROM api_keys WHERE key_id = p_mint_ids[i] OR mac = p_mint_macs[i]
-            ) THEN 'key_taken'
-        END;
-        receipt.refusals := array_append(receipt.refusals, v_refusal);
-        receipt.found := array_append(receipt.found, v_version);
-        IF v_refusal IS NOT NULL THEN
-            v_event := v_event + p_counts[i];
-            receipt.positions := receipt.positions || array_fill(NULL::bigint, ARRAY[p_counts[i]]);
-            CONTINUE;
-        END IF;
-
-        v_first_position := NULL;
-        FOR j IN 1 .. p_counts[i] LOOP
-            v_event := v_event + 1;
-            v_version := v_version + 1;
-            v_state := p_heads[v_event] || v_at_bytes || p_middles[v_event]
-                || convert_to(encode(v_hash, 'hex'), 'UTF8') || p_tails[v_event];
+    FOR event IN 1 .. cardinality(p_appends) LOOP
+        v_append := p_appends[event];
+        v_state := NULL;
+        v_position := NULL;
+        IF v_refusals[v_append] IS NULL THEN
+            IF v_append <> v_current THEN
+                v_current := v_append;
+                v_hash := p_prevs[v_append];
+            END IF;
+            v_state := p_heads[event] || v_at_bytes || p_middles[event]
+                || convert_to(encode(v_hash, 'hex'), 'UTF8') || p_tails[event];
             v_hash := sha256(v_state);
-            INSERT INTO stored_events (originator_id, originator_version, topic, state)
-                VALUES (p_runs[i], v_version, p_topics[v_event], v_state)
-                RETURNING notification_id INTO v_position;
-            v_first_position := coalesce(v_first_position, v_position);
-            receipt.positions := array_append(receipt.positions, v_position);
-        END LOOP;
-
-        IF p_expected[i] = 0 THEN
-            INSERT INTO run_heads VALUES (
-                p_runs[i], p_accounts[i], p_chats[i], p_sessions[i], v_version, p_statuses[i],
-                p_lives[i], p_opens[i], v_hash, v_first_position, v_at);
-        ELSE
-            UPDATE run_heads SET
-                version = v_version, status = p_statuses[i], live = p_lives[i],
-                open = p_opens[i], head_hash = v_hash, updated_at = v_at
-                WHERE run_id = p_runs[i];
+            v_position := nextval('stored_events_notification_id_seq');
+            v_hashes[v_append] := v_hash;
+            v_firsts[v_append] := coalesce(v_firsts[v_append], v_position);
+            v_lasts[v_append] := p_versions[event];
         END IF;
-
-        IF p_mint_ids[i] IS NOT NULL THEN
-            INSERT INTO api_keys (
-                key_id, mac, display_prefix, account_id, run_id, ephemeral, scopes,
-                secret_version, created_at, expires_at
-            ) VALUES (
-                p_mint_ids[i], p_mint_macs[i], p_mint_prefixes[i], p_accounts[i], p_runs[i], true,
-                string_to_array(p_mint_scopes[i], ' '), p_mint_secret_versions[i], v_at,
-                v_at + make_interval(secs => p_mint_ttls[i]));
-        END IF;
-        IF p_revoke_ids[i] IS NOT NULL THEN
-            UPDATE api_keys SET revoked_at = v_at
-                WHERE key_id = p_revoke_ids[i] AND account_id = p_accounts[i] AND ephemeral
-                AND revoked_at IS NULL;
-        END IF;
+        v_states := array_append(v_states, v_state);
+        v_positions := array_append(v_positions, v_position);
     END LOOP;
 
+    INSERT INTO stored_events
+        (originator_id, originator_version, topic, state, notification_id)
+    SELECT p_runs[append], version, topic, state, position
+    FROM unnest(p_appends, p_versions, p_topics, v_states, v_positions)
+        AS event (append, version, topic, state, position)
+    WHERE position IS NOT NULL;
+
+    IF 0 = ANY (p_expected) THEN
+        INSERT INTO run_heads (
+            run_id, account_id, chat_id, session_id, version, status, live, open, head_hash,
+            requested_position, updated_at
+        )
+        SELECT run, account, chat, session, last, status, live, open, hash, first, v_at
+        FROM unnest(
+            p_runs, p_expected, p_accounts, p_chats, p_sessions, p_statuses, p_lives, p_opens,
+            v_lasts, v_hashes, v_firsts
+        ) AS one (
+            run, expected, account, chat, session, status, live, open, last, hash, first
+        )
+        WHERE expected = 0 AND last IS NOT NULL;
+    END IF;
+    IF 0 < ANY (p_expected) THEN
+        UPDATE run_heads AS head SET
+            version = one.last, status = one.status, live = one.live, open = one.open,
+            head_hash = one.hash, updated_at = v_at
+        FROM unnest(p_runs, p_expected, p_statuses, p_lives, p_opens, v_lasts, v_hashes)
+            AS one (run, expected, status, live, open, last, hash)
+        WHERE head.run_id = one.run AND one.expected > 0 AND one.last IS NOT NULL;
+    END IF;
+
+    IF num_nonnulls(VARIADIC p_mint_ids) > 0 THEN
+        INSERT INTO api_keys (
+            key_id, mac, display_prefix, account_id, run_id, ephemeral, scopes, secret_version,
+            created_at, expires_at
+        )
+        SELECT
+            id, mac, prefix, account, run, true, string_to_array(scopes, ' '), secret_version,
+            v_at, v_at + make_interval(secs => ttl)
+        FROM unnest(
+            p_mint_ids, p_mint_macs, p_mint_prefixes, p_accounts, p_runs, p_mint_scopes,
+            p_mint_secret_versions, p_mint_ttls, v_lasts
+        ) AS one (id, mac, prefix, account, run, scopes, secret_version, ttl, last)
+        WHERE id IS NOT NULL AND last IS NOT NULL;
+    END IF;
+    IF num_nonnulls(VARIADIC p_revoke_ids) > 0 THEN
+        UPDATE api_keys AS key SET revoked_at = v_at
+        FROM unnest(p_revoke_ids, p_accounts, v_lasts) AS one (id, account, last)
+        WHERE key.key_id = one.id AND key.account_id = one.account AND key.ephemeral
+            AND key.revoked_at IS NULL AND one.last IS NOT NULL;
+    END IF;
+
+    receipt := ROW(p_writer, p_batch, v_at, v_refusals, v_found, v_positions);
     INSERT INTO log_writers SELECT receipt.*
         ON CONFLICT (writer_id) DO UPDATE SET
             batch = EXCLUDED.batch, at = EXCLUDED.at, refusals = EXCLUDED.refusals,

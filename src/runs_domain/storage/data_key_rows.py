@@ -1,0 +1,33 @@
+"""`sealing.DataKeyStore` over the table `account_data_keys`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from runs_domain.ids import AccountId
+from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.sealing import WrappedKey
+
+_LOAD: Final = """
+    SELECT account_id, wrapped, secret_version FROM account_data_keys
+    WHERE account_id = ANY(%b::uuid[])"""
+_ADD: Final = """
+    INSERT INTO account_data_keys (account_id, wrapped, secret_version)
+    SELECT * FROM unnest(%b::uuid[], %b::bytea[], %b::integer[])
+    ON CONFLICT (account_id) DO NOTHING RETURNING account_id"""
+
+
+class PostgresDataKeys:
+    def __init__(self, connection: ReconnectingConnection) -> None:
+        self._connection = connection
+
+    async def load(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:
+        rows = await self._connection.fetch(_LOAD, (list(accounts),))
+        return {
+            account: WrappedKey(wrapped=wrapped, secret_version=version)
+            for account, wrapped, version in rows
+        }
+
+    async def add(self, keys: Mapping[AccountId, WrappedKey]) -> None:
+        wrapped = [key.wrapped for key in keys.values()]
+        versions = [key.secret_version for key in keys.values()]
+        await self._connection.fetch(_ADD, (list(keys), wrapped, versions))
