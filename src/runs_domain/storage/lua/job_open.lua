@@ -1,0 +1,3 @@
+-- Make the group if it is not there. → 1
+open_group()
+return 1

@@ -1,0 +1,37 @@
+-- Renew leases, each only if it is still this consumer's: a bare XCLAIM would take an entry back
+-- from its new owner. JUSTID keeps the delivery count.
+-- A job whose entry went with a wiped Redis is held on: nobody else can have it, unless it was
+-- sent again meanwhile and not yet taken, and then that entry goes.
+-- ARGV: group, consumer, lease_ms, then (ticket, job as JSON) per lease. → tickets that are lost.
+local consumer, lease_ms = ARGV[2], tonumber(ARGV[3])
+local held = 'held:' .. consumer
+local now = now_ms()
+
+local function outlived_a_wipe(ticket)
+  local epoch = redis.call('GET', EPOCH)
+  return not epoch or tonumber(string.match(ticket, '^(%d+)')) < tonumber(epoch)
+end
+
+local function untaken(place)
+  return not place or (is_entry(place) and not owner_of(place))
+end
+
+local lost = {}
+for i = 4, #ARGV, 2 do
+  local ticket, job = ARGV[i], cjson.decode(ARGV[i + 1])
+  local key = job.kind .. ':' .. job.id
+  local place = redis.call('HGET', INDEX, key)
+  local owner = owner_of(ticket)
+  if place == held then
+    redis.call('ZADD', LATER, now + lease_ms, key)
+  elseif owner == consumer then
+    redis.call('XCLAIM', STREAM, GROUP, consumer, 0, ticket, 'JUSTID')
+  elseif not owner and outlived_a_wipe(ticket) and untaken(place) then
+    if redis.call('EXISTS', EPOCH) == 0 then open_group() end
+    if place then redis.call('XDEL', STREAM, place) end
+    add_later(job, now + lease_ms, held)
+  else
+    lost[#lost + 1] = ticket
+  end
+end
+return lost

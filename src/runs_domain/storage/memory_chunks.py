@@ -1,0 +1,103 @@
+"""The ChunkStream port over dicts, for tests alone."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from typing_extensions import override
+
+from runs_domain.errors import StaleAttempt
+from runs_domain.ids import Attempt, RunId
+from runs_domain.ports import ChunkStream, ChunkTail
+from runs_domain.storage.waking import Signal
+
+
+@dataclass
+class _Stream:
+    attempt: int = 0
+    base: int | None = None
+    frames: list[bytes] = field(default_factory=list)
+
+    @property
+    def next(self) -> int:
+        return (self.base or 0) + len(self.frames)
+
+
+class MemoryChunks(ChunkStream):
+    """`expiries` tells a test what `expire` was asked for; nothing goes by itself."""
+
+    def __init__(self) -> None:
+        self._streams: dict[RunId, _Stream] = {}
+        self._watchers: dict[RunId, set[Signal]] = {}
+        self.expiries: dict[RunId, int] = {}
+
+    def wipe(self) -> None:
+        """What FLUSHALL does."""
+        self._streams.clear()
+
+    @override
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
+        stream = self._not_stale(run_id, attempt)
+        stream.attempt = attempt
+        return None if stream.base is None else ChunkTail(stream.base, tuple(stream.frames))
+
+    @override
+    async def write(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+    ) -> bool:
+        stream = self._not_stale(run_id, attempt)
+        if stream.base is None:
+            stream.base = index
+        elif index != stream.next:
+            return False
+        stream.attempt = attempt
+        stream.frames += frames
+        await self.wake(run_id)
+        return True
+
+    @override
+    async def restart(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+    ) -> None:
+        stream = self._not_stale(run_id, attempt)
+        stream.attempt, stream.base, stream.frames = attempt, index, list(frames)
+        await self.wake(run_id)
+
+    def _not_stale(self, run_id: RunId, attempt: Attempt) -> _Stream:
+        stream = self._streams.setdefault(run_id, _Stream())
+        if attempt < stream.attempt:
+            raise StaleAttempt(f"the chunks of run {run_id} have passed attempt {attempt}")
+        return stream
+
+    @override
+    async def read(self, run_id: RunId, index: int, *, count: int) -> ChunkTail | None:
+        stream = self._streams.get(run_id)
+        if stream is None or stream.base is None or index < stream.base:
+            return None
+        start = index - stream.base
+        return ChunkTail(min(index, stream.next), tuple(stream.frames[start : start + count]))
+
+    @override
+    async def next_index(self, run_id: RunId) -> int | None:
+        stream = self._streams.get(run_id)
+        return None if stream is None or stream.base is None else stream.next
+
+    @override
+    @asynccontextmanager
+    async def watch(self, run_id: RunId) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+        signal = Signal()
+        watchers = self._watchers.setdefault(run_id, set())
+        watchers.add(signal)
+        try:
+            yield signal.wait
+        finally:
+            watchers.discard(signal)
+
+    @override
+    async def wake(self, run_id: RunId) -> None:
+        for signal in self._watchers.get(run_id, ()):
+            signal.set()
+
+    @override
+    async def expire(self, run_id: RunId, *, seconds: int) -> None:
+        self.expiries[run_id] = seconds

@@ -1,0 +1,122 @@
+"""The ChunkStream port: a list of frames a run, and a hash that says where it begins."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from typing_extensions import override
+
+from runs_domain.errors import QueueUnavailable, StaleAttempt
+from runs_domain.ids import Attempt, RunId
+from runs_domain.ports import ChunkStream, ChunkTail
+from runs_domain.storage import redis_names as names
+from runs_domain.storage.redis_client import LuaScript
+from runs_domain.storage.redis_pubsub import RedisPubSub
+from runs_domain.storage.waking import Signal
+
+FRAMES_PER_CALL_MAX: Final = 512
+"""More go in several calls; Redis runs each script alone, and Lua unpacks no more than some."""
+STALE: Final = -1
+
+_WRITE: Final = LuaScript("chunk_write")
+_RAISE: Final = LuaScript("chunk_raise")
+_READ: Final = LuaScript("chunk_read")
+
+
+class RedisChunks(ChunkStream):
+    def __init__(self, redis: Redis, pubsub: RedisPubSub) -> None:
+        self._redis = redis
+        self._pubsub = pubsub
+
+    @override
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
+        reply = await _RAISE(self._redis, _keys(run_id), (attempt, names.CHUNKS_LIVE_SECONDS))
+        _refuse_stale(reply, run_id, attempt)
+        if not reply:
+            return None
+        base, length = reply
+        frames: list[bytes] = []
+        while len(frames) < length:
+            page = await self._read(run_id, base + len(frames), FRAMES_PER_CALL_MAX)
+            if len(page) <= 2:  # noqa: PLR2004 - base and length, no frame: wiped meanwhile
+                return None
+            frames += page[2:]
+        return ChunkTail(base, tuple(frames))
+
+    @override
+    async def write(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+    ) -> bool:
+        return await self._write(run_id, attempt, index, frames, restart=False)
+
+    @override
+    async def restart(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+    ) -> None:
+        await self._write(run_id, attempt, index, frames, restart=True)
+
+    async def _write(
+        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes], *, restart: bool
+    ) -> bool:
+        channel = names.wake_channel(run_id)
+        for start in range(0, max(len(frames), 1), FRAMES_PER_CALL_MAX):
+            first = int(restart and start == 0)
+            head = (attempt, index + start, names.CHUNKS_LIVE_SECONDS, channel, first)
+            part = frames[start : start + FRAMES_PER_CALL_MAX]
+            reply = await _WRITE(self._redis, _keys(run_id), (*head, *part))
+            _refuse_stale(reply, run_id, attempt)
+            if reply == 0:
+                return False
+        return True
+
+    @override
+    async def read(self, run_id: RunId, index: int, *, count: int) -> ChunkTail | None:
+        """`first` below `index`, without frames, = the stream ends before `index`."""
+        page = await self._read(run_id, index, min(count, FRAMES_PER_CALL_MAX))
+        if not page or index < page[0]:
+            return None
+        return ChunkTail(min(index, page[0] + page[1]), tuple(page[2:]))
+
+    @override
+    async def next_index(self, run_id: RunId) -> int | None:
+        page = await self._read(run_id, 0, 0)
+        return page[0] + page[1] if page else None
+
+    async def _read(self, run_id: RunId, index: int, count: int) -> list[Any]:
+        page: list[Any] = await _READ(self._redis, _keys(run_id), (index, count))
+        return page
+
+    @override
+    @asynccontextmanager
+    async def watch(self, run_id: RunId) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+        signal = Signal()
+        async with self._pubsub.listening(names.wake_channel(run_id), lambda _: signal.set()):
+            yield signal.wait
+
+    @override
+    async def wake(self, run_id: RunId) -> None:
+        try:
+            await self._redis.publish(names.wake_channel(run_id), b"")
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"wake: {type(error).__name__}") from error
+
+    @override
+    async def expire(self, run_id: RunId, *, seconds: int) -> None:
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key in _keys(run_id):
+                    pipe.expire(key, seconds)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"expire: {type(error).__name__}") from error
+
+
+def _keys(run_id: RunId) -> tuple[str, str]:
+    return names.chunk_state(run_id), names.chunk_frames(run_id)
+
+
+def _refuse_stale(reply: Any, run_id: RunId, attempt: Attempt) -> None:
+    if reply == STALE:
+        raise StaleAttempt(f"the chunks of run {run_id} have passed attempt {attempt}")

@@ -1,0 +1,119 @@
+"""What a worker process does with the job stream: take entries, finish them, give them back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from runs_domain.errors import QueueUnavailable
+from runs_domain.ports import Job
+from runs_domain.storage import redis_names as names
+from runs_domain.storage.redis_jobs import JOB_KEYS, job_script
+from runs_domain.storage.redis_lane import COMMAND_SECONDS, Lane
+
+DUE_PER_CALL_MAX: Final = 100
+CONSUMER_KEPT_SECONDS: Final = 300
+"""A consumer with nothing pending that has not asked for this long belongs to a dead process."""
+
+_OPEN: Final = job_script("job_open")
+_RECLAIM: Final = job_script("job_reclaim")
+_FINISH: Final = job_script("job_finish")
+_REQUEUE: Final = job_script("job_requeue")
+_FORGET: Final = job_script("job_forget")
+RENEW: Final = job_script("job_renew")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry as it stands in the stream: nothing in it has been checked."""
+
+    ticket: str
+    fields: Mapping[bytes, bytes]
+
+    def text(self, name: str) -> str:
+        return self.fields.get(name.encode(), b"").decode(errors="replace")
+
+    @property
+    def key(self) -> str:
+        return f"{self.text('kind')}:{self.text('id')}"
+
+
+class JobDeliveries:
+    """One consumer of the group; a consumer's name is never used by a second process.
+
+    Every method raises QueueUnavailable; afterwards `open` must come before the next take.
+    """
+
+    def __init__(self, redis: Redis, reader: Lane, consumer: str, *, lease_seconds: float) -> None:
+        self._redis = redis
+        self._reader = reader
+        self._consumer = consumer
+        self._lease_ms = int(lease_seconds * 1000)
+
+    async def open(self) -> None:
+        """Make the group if there is none."""
+        await _OPEN(self._redis, JOB_KEYS, (names.GROUP,))
+
+    async def read(self, count: int, *, wait_seconds: float) -> list[Entry]:
+        """Up to `count` new entries, as soon as there is one; none after `wait_seconds`."""
+        try:
+            reply = await self._reader.call(
+                *("XREADGROUP", "GROUP", names.GROUP, self._consumer, "COUNT", count),
+                *("BLOCK", max(1, int(wait_seconds * 1000)), "STREAMS", names.JOB_STREAM, ">"),
+            )
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"read: {type(error).__name__}") from error
+        return _entries(reply[0][1]) if reply else []
+
+    async def reclaim(self, count: int, running: Iterable[str]) -> list[Entry]:
+        """Move due jobs into the stream, then take up to `count` whose lease ran out."""
+        args = (self._consumer, self._lease_ms, count, DUE_PER_CALL_MAX, *running)
+        _, taken = await _RECLAIM(self._redis, JOB_KEYS, (names.GROUP, *args))
+        return _entries(taken)
+
+    async def finish(self, ticket: str, key: str) -> bool:
+        """Take the job out for good. False = it was not ours any more."""
+        args = (names.GROUP, self._consumer, ticket, key)
+        return bool(await _FINISH(self._redis, JOB_KEYS, args))
+
+    async def requeue(self, ticket: str, job: Job, *, retries: int, delay_ms: int = 0) -> bool:
+        """Give the job back, with the cause it says. False = it was not ours any more."""
+        fields = (job.kind, job.id, job.account_id, job.cause, retries, delay_ms)
+        args = (names.GROUP, self._consumer, ticket, *fields)
+        return bool(await _REQUEUE(self._redis, JOB_KEYS, args))
+
+    async def forget_dead_consumers(self) -> None:
+        await _FORGET(self._redis, JOB_KEYS, (names.GROUP, CONSUMER_KEPT_SECONDS * 1000, ""))
+
+    async def leave(self) -> None:
+        """Remove this consumer, unless something is still pending with it."""
+        await _FORGET(self._redis, JOB_KEYS, (names.GROUP, 0, self._consumer))
+
+    async def claim_tick(self, tick: str) -> bool:
+        """True for the one worker that is to run this tick of a cron job."""
+        try:
+            lock = names.cron_lock(tick)
+            won = await self._redis.set(lock, self._consumer, nx=True, ex=names.CRON_LOCK_SECONDS)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"cron: {type(error).__name__}") from error
+        return bool(won)
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+
+def reader_lane(url: str, *, wait_seconds: float) -> Lane:
+    """A connection of its own for `read`; its deadline lies beyond the longest wait."""
+    return Lane(url, command_seconds=wait_seconds + COMMAND_SECONDS)
+
+
+def _entries(rows: Sequence[Any]) -> list[Entry]:
+    entries = []
+    for row in rows:
+        if row and row[1]:
+            ticket, flat = row
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            entries.append(Entry(ticket.decode(), fields))
+    return entries

@@ -1,0 +1,55 @@
+"""Every Redis key and channel by name, with how long it may stay. No key is named elsewhere.
+
+Keys that one Lua script touches carry the same hash tag (`{jobs}`, `{<run>}`), so that Redis
+Cluster stays possible. All of it can be made again from the log.
+"""
+
+from typing import Final
+
+from runs_domain.ids import RunId
+
+GROUP: Final = "workers"
+
+JOB_STREAM: Final = "rl:{jobs}:stream"
+"""One entry a job: kind, id, account, cause, retries. Never trimmed; the finished are deleted."""
+JOB_INDEX: Final = "rl:{jobs}:index"
+"""`<kind>:<id>` → where its one job is: an entry id, `later`, or `held:<consumer>`."""
+JOB_LATER: Final = "rl:{jobs}:later"
+"""`<kind>:<id>` scored by when it is due (ms): retries, and jobs that outlived a wiped stream."""
+JOB_LATER_DATA: Final = "rl:{jobs}:later-data"
+JOB_EPOCH: Final = "rl:{jobs}:epoch"
+"""When the group was made (ms): an entry id from before it comes from a Redis that was wiped."""
+
+WITHOUT_TTL: Final = frozenset({JOB_STREAM, JOB_INDEX, JOB_LATER, JOB_LATER_DATA, JOB_EPOCH})
+"""The keys that may stay for ever; each is as large as the number of unfinished jobs."""
+
+CRON_LOCK_SECONDS: Final = 60
+HEALTH_SECONDS: Final = 10
+CHUNKS_LIVE_SECONDS: Final = 24 * 60 * 60
+"""Counted from the last frame; longer than any pause of a live run."""
+
+CANCEL_CHANNEL: Final = "rl:cancels"
+
+
+def cron_lock(tick: str) -> str:
+    """Taken by the one worker that runs this tick of a cron job; CRON_LOCK_SECONDS."""
+    return f"rl:{{jobs}}:cron:{tick}"
+
+
+def health(consumer: str) -> str:
+    """A line about one worker process; twice HEALTH_SECONDS."""
+    return f"rl:{{jobs}}:health:{consumer}"
+
+
+def chunk_state(run_id: RunId) -> str:
+    """Hash of `attempt` and `base`; CHUNKS_LIVE_SECONDS."""
+    return f"rl:{{{run_id.hex}}}:chunks"
+
+
+def chunk_frames(run_id: RunId) -> str:
+    """List of frames, the first at index `base`; CHUNKS_LIVE_SECONDS."""
+    return f"rl:{{{run_id.hex}}}:frames"
+
+
+def wake_channel(run_id: RunId) -> str:
+    return f"rl:wake:{run_id.hex}"
