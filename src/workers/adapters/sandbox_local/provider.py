@@ -69,10 +69,18 @@ class LocalSandboxProvider:
             client=self._client,
         )
         sandbox = LocalSandbox(
-            workspace, network, self._programs, self._limits, destroy=self._destroy
+            workspace,
+            network,
+            self._programs,
+            self._limits,
+            destroy=self._destroy,
+            forget=self._forget,
         )
         self._open[workspace.name, run] = sandbox
         return sandbox
+
+    def _forget(self, sandbox: LocalSandbox) -> None:
+        self._open = {place: known for place, known in self._open.items() if known is not sandbox}
 
     async def _destroy(self, workspace: Workspace) -> None:
         """Whoever asks: all runs' commands in it end first."""

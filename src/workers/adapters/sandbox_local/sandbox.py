@@ -35,6 +35,7 @@ class LocalSandbox:
         limits: Limits,
         *,
         destroy: Callable[[Workspace], Awaitable[None]],
+        forget: Callable[["LocalSandbox"], None],
     ) -> None:
         self.state = SandboxState(provider=PROVIDER, name=workspace.name, id=workspace.name)
         self.working_directory = WORKING_DIRECTORY
@@ -42,6 +43,7 @@ class LocalSandbox:
         self._workspace = workspace
         self._limits = limits
         self._destroy = destroy
+        self._forget = forget
         self._files = Files(workspace, limits)
         self._quota = QuotaWatch(workspace.base, programs, limits, self._breached)
         self._commands = 0
@@ -132,8 +134,12 @@ class LocalSandbox:
 
     async def hibernate(self) -> SandboxState:
         """End its processes and give back the run's network; the files stay."""
-        await self.close()
+        await self.detach()
         return self.state
+
+    async def detach(self) -> None:
+        await self.close()
+        self._forget(self)
 
     async def destroy(self) -> None:
         await self._destroy(self._workspace)

@@ -1,0 +1,132 @@
+"""One tool call, fenced: whatever a tool does, a `ToolResult` comes back in time."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from runs_domain.errors import RunledgerError, SandboxError, SandboxNotFound
+from runs_domain.events import Json
+from workers.agent.tools.registry import Tools
+from workers.agent.tools.tool import (
+    ErrorOrigin,
+    Tool,
+    ToolContext,
+    ToolError,
+    ToolFailed,
+    ToolResult,
+)
+
+_log: Final = logging.getLogger(__name__)
+
+OVERTIME_SECONDS: Final = 5.0
+"""Past its deadline a tool may still put together what it has; then it is aborted."""
+ABORT_SECONDS: Final = 10.0
+"""How long an aborted tool may take to clean up before it is left to itself (incident I-09)."""
+DEPTH_MAX: Final = 64
+"""Levels of an output's nesting."""
+
+_abandoned: Final[set[asyncio.Task[Json]]] = set()
+"""Tools that ignored their abort: referenced until they end."""
+
+
+async def run_tool(
+    tools: Tools,
+    name: str,
+    raw_input: Any,
+    context: ToolContext,
+    *,
+    timeout_seconds: float,
+) -> ToolResult:
+    """Run the tool `name`; at most timeout + OVERTIME_SECONDS + ABORT_SECONDS.
+
+    Raises only what is not about this call: cancellation, and errors of the run such as
+    StaleAttempt or StoreUnavailable.
+    """
+    tool = tools.get(name)
+    if tool is None:
+        known = ", ".join(tools.names()) or "none"
+        return _failed("unknown_tool", f"There is no tool {name!r}. The tools are: {known}.")
+    try:
+        given = msgspec.convert(raw_input, tool.input_type, strict=False)
+    except msgspec.ValidationError as error:
+        return _failed("bad_input", f"The input of {name} is wrong: {error}.")
+    context = replace(context, deadline_seconds=timeout_seconds)
+    task = asyncio.create_task(_run(tool, given, context), name=f"tool:{name}")
+    try:
+        ended, _ = await asyncio.wait({task}, timeout=timeout_seconds + OVERTIME_SECONDS)
+        if not ended:
+            await _abort(task)
+            return _failed("timeout", f"{name} was stopped after {timeout_seconds:g} seconds.")
+    except asyncio.CancelledError:
+        await _abort(task)
+        raise
+    return _result(name, task)
+
+
+async def _run(tool: Tool, given: Any, context: ToolContext) -> Json:
+    return await tool.run(given, context)
+
+
+async def _abort(task: asyncio.Task[Json]) -> None:
+    task.cancel()
+    ended, _ = await asyncio.wait({task}, timeout=ABORT_SECONDS)
+    if ended:
+        _look_at(task)
+        return
+    _log.error("a tool ignored its abort: %s", task.get_name())
+    _abandoned.add(task)
+    task.add_done_callback(_abandoned.discard)
+    task.add_done_callback(_look_at)
+
+
+def _look_at(task: asyncio.Task[Json]) -> None:
+    """An aborted tool's last error changes nothing any more, but is not lost."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.warning("%s, aborted, raised %s", task.get_name(), type(error).__name__)
+
+
+def _result(name: str, task: asyncio.Task[Json]) -> ToolResult:
+    try:
+        return ToolResult(output=_cleaned(task.result()))
+    except asyncio.CancelledError:
+        # Nobody cancelled it: the abort came from inside and stays inside (incident I-10).
+        return _failed("tool", f"{name} was aborted from inside.")
+    except ToolFailed as error:
+        return _failed("tool", str(error))
+    except SandboxNotFound as error:
+        return _failed("workspace_lost", str(error))
+    except SandboxError as error:
+        return _failed("sandbox", str(error))
+    except RunledgerError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a tool's bug is the model's to work around
+        _log.error("%s raised %s", task.get_name(), type(error).__name__)
+        return _failed("internal", f"{name} has a fault ({type(error).__name__}).")
+
+
+def _failed(origin: ErrorOrigin, text: str) -> ToolResult:
+    return ToolResult(error=ToolError(origin=origin, text=_clean(text)))
+
+
+def _clean(text: str) -> str:
+    """What PostgreSQL and JSON can hold: no U+0000, no half of a surrogate pair."""
+    whole = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    if depth > DEPTH_MAX:
+        raise ToolFailed(f"The output is nested deeper than {DEPTH_MAX} levels.")
+    match value:
+        case str():
+            return _clean(value)
+        case dict():
+            return {_clean(str(key)): _cleaned(inner, depth + 1) for key, inner in value.items()}
+        case list() | tuple():
+            return [_cleaned(inner, depth + 1) for inner in value]
+        case _:
+            return value
