@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from msgspec.structs import replace
+from typing_extensions import override
 
 from runs_domain import commands as c
 from runs_domain.events import Event
@@ -13,7 +14,13 @@ from runs_domain.keys import DerivedKeyIssuer, ServerSecrets
 from runs_domain.ports import Append, Context, EventLog, KeyRow, Recorded
 from runs_domain.run import decide
 from runs_domain.settings import Secret
-from runs_domain.storage.identity import new_account_id, new_chat_id, new_run_id, uuid7
+from runs_domain.storage.identity import (
+    SystemClock,
+    new_account_id,
+    new_chat_id,
+    new_run_id,
+    uuid7,
+)
 from tests.support import builders
 
 SECRETS = ServerSecrets({1: Secret("a server secret for tests, long enough")}, current=1)
@@ -93,12 +100,24 @@ class Run:
 
     async def start(self) -> tuple[Recorded, ...]:
         """Requested, then provisioned, key_minted and started in one append."""
-        await self.do(self.request())
+        requested = await self.do(self.request())
         mint, row = self.mint()
-        return await self.do(builders.provisioned(), mint, builders.start(), mint=row)
+        started = await self.do(builders.provisioned(), mint, builders.start(), mint=row)
+        return (*requested, *started)
 
     async def finish(self, text: str = "hello") -> None:
         await self.start()
         await self.do(builders.text_step(self.stream.state, text))
         await self.do(c.CompleteRun(attempt=Attempt(1)))
         await self.do(c.RecordSandboxReleased(found=False))
+
+
+class ShiftedClock(SystemClock):
+    """The system's clock, and a way to make time pass at once."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    @override
+    def monotonic_seconds(self) -> float:
+        return super().monotonic_seconds() + self.ahead_seconds

@@ -63,12 +63,12 @@ class DataKey:
             return self._cipher.decrypt(
                 sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(run_id, version, row)
             )
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
             raise HistoryCorrupt(f"event {version} of run {run_id} cannot be unsealed") from None
 
 
 def _place(run_id: RunId, version: Version, row: str) -> bytes:
-    return f"{run_id}:{version}{row}".encode()
+    return f"{run_id}:{version}:{row}".encode() if row else f"{run_id}:{version}".encode()
 
 
 class _Kept(Struct, frozen=True):
