@@ -11,7 +11,11 @@ from typing import Final
 
 from runs_domain.errors import StoreUnavailable
 from runs_domain.ports import Clock
+from runs_domain.settings import Secret
+from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.projection import FoldFailed, Projection
+from runs_domain.storage.runs_view import RunsView
+from runs_domain.storage.sealing import DataKeys
 
 BATCH_EVENTS_MAX: Final = 2000
 BATCH_INTERVAL_SECONDS: Final = 0.1
@@ -86,6 +90,12 @@ class Projector:
         )
         await self._projection.stop(failure)
         await self._clock.sleep(STOPPED_RETRY_SECONDS)
+
+
+def all_projections(url: Secret, data_keys: DataKeys) -> tuple[Projection, ...]:
+    """Every view there is, each on its own connection."""
+    views = (RunsView(), MessagesView(data_keys))
+    return tuple(Projection(url, view, data_keys) for view in views)
 
 
 async def project(projections: Sequence[Projection], clock: Clock, wait: Wait) -> None:

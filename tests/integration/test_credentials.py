@@ -8,8 +8,9 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from runs_domain import commands as c
 from runs_domain.errors import StoreUnavailable
-from runs_domain.ids import AccountId, KeyId, RunId
+from runs_domain.ids import AccountId, Attempt, KeyId, RunId
 from runs_domain.keys import DerivedKeyIssuer, ServerSecrets, new_key
 from runs_domain.ports import RunKey
 from runs_domain.settings import Secret
@@ -17,7 +18,10 @@ from runs_domain.storage.accounts import Accounts
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.dev_accounts import seed_dev_accounts
-from runs_domain.storage.identity import new_key_id, new_run_id
+from runs_domain.storage.identity import SystemClock, new_key_id, new_run_id
+from runs_domain.storage.postgres_log import open_log
+from tests.support.log_streams import SECRETS as LOG_SECRETS
+from tests.support.log_streams import Run
 from tests.support.servers import Database
 from workers.stack.servers import Servers
 
@@ -161,6 +165,29 @@ async def test_invariant_5_a_revoked_key_is_refused_at_the_next_request(
     assert all(await asyncio.gather(*under_way[:50]))
 
 
+async def test_invariant_5_a_runs_key_is_good_from_its_minting_to_its_end(
+    accounts: Accounts, database: Database
+) -> None:
+    account = await accounts.create("person", "Somebody")
+    connection = ReconnectingConnection(Secret(database.url), name="credentials")
+    credentials = Credentials(connection, LOG_SECRETS, PREFIX)
+    async with open_log(Secret(database.url), LOG_SECRETS, SystemClock()) as log:
+        run = Run(log, account_id=account)
+        key = DerivedKeyIssuer(LOG_SECRETS, PREFIX).derive(
+            run.key_id, run.run_id, secret_version=1, ttl_seconds=900, scopes=()
+        )
+        raw = key.secret.reveal()
+        assert await credentials.look_up(raw) is None
+        await run.start()
+        found = await credentials.look_up(raw)
+        assert found is not None
+        assert (found.run_id, found.account_id) == (run.run_id, account)
+        await run.do(c.FailRun(attempt=Attempt(1), code="internal", sentence="It broke."))
+        assert await credentials.look_up(raw) is None
+        assert not await credentials.renew(run.run_id, run.key_id, ttl_seconds=60)
+    await connection.close()
+
+
 async def test_revoking_an_account_key_takes_its_own_account(
     accounts: Accounts, credentials: Credentials
 ) -> None:
@@ -185,7 +212,7 @@ async def test_expiry_is_judged_by_the_databases_clock(
     assert await credentials.look_up(dead.secret.reveal()) is None
 
 
-async def test_I_34_a_refused_run_key_is_named_in_the_log_but_not_shown(  # noqa: N802 - its number
+async def test_I_34_a_refused_run_key_is_named_in_the_log_but_not_shown(
     accounts: Accounts,
     credentials: Credentials,
     database: Database,

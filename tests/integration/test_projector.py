@@ -24,7 +24,7 @@ from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
 from tests.support.views import Place, are_caught_up, folded, shown
 from tests.support.waiting import until
-from workers.projector import project
+from workers.projector import all_projections, project
 from workers.stack.servers import Servers
 
 CLOCK = SystemClock()
@@ -47,8 +47,8 @@ def views(log: PostgresEventLog) -> list[View]:
     return [RunsView(), MessagesView(log.data_keys)]
 
 
-def projections(database: Database, log: PostgresEventLog) -> list[Projection]:
-    return [Projection(Secret(database.url), view, log.data_keys) for view in views(log)]
+def projections(database: Database, log: PostgresEventLog) -> tuple[Projection, ...]:
+    return all_projections(Secret(database.url), log.data_keys)
 
 
 @asynccontextmanager
