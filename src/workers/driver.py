@@ -10,21 +10,28 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from runs_domain.history import messages_for_model
-
 from runs_domain import commands as c
 from runs_domain import plan
-from runs_domain.errors import Refused, RunEnded, RunledgerError, RunNotFound, StaleAttempt
+from runs_domain.errors import (
+    Refused,
+    RunEnded,
+    RunledgerError,
+    RunNotFound,
+    SandboxNotFound,
+    StaleAttempt,
+)
 from runs_domain.events import FailureCode
+from runs_domain.history import messages_for_model
 from runs_domain.ids import RunId, sandbox_name
 from runs_domain.model_port import Model, ModelRequest
 from runs_domain.ports import ChunkStream, Clock, EventLog, Job
 from runs_domain.sandbox_port import SandboxProvider
-from workers.agent.model_step import ModelStep
+from workers.agent.model_step import INTERNAL_ERROR, ModelStep
 from workers.agent.prompt import system_prompt
 from workers.agent.tool_step import ToolStep
 from workers.agent.tools.registry import Tools
 from workers.cancel_watch import CancelWatch
+from workers.faults import log_fault
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
 from workers.run_keys import RunKeys
@@ -35,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 CANCELLED: Final = "Cancelled"
 WORKING_DIRECTORY: Final = "/workspace"
+WORKSPACE_LOST: Final = "The run's workspace is not on the host that took the run over"
 
 
 class Driver:
@@ -51,12 +59,15 @@ class Driver:
         keys: RunKeys,
         watch: CancelWatch,
         clock: Clock,
+        tool_timeout_seconds: float,
     ) -> None:
         self._log = log
         self._chunks = chunks
         self._model = model
         self._sandboxes = sandboxes
         self._tools = tools
+        self._specs = tools.specs if sandboxes.capabilities.exec else ()
+        self._tool_timeout_seconds = tool_timeout_seconds
         self._keys = keys
         self._watch = watch
         self._clock = clock
@@ -86,7 +97,7 @@ class Driver:
 
     async def _drive(self, held: HeldRun, sandbox: RunSandbox, stopping: asyncio.Event) -> bool:
         if await sandbox.is_lost():
-            await self._fail(held, "workspace_lost", "The run's workspace is not on this host")
+            await self._fail(held, "workspace_lost", WORKSPACE_LOST)
         while not isinstance(step := plan.next_step(held.state), plan.Done):
             if stopping.is_set() and held.state.ending is None:
                 return False
@@ -94,9 +105,9 @@ class Driver:
                 await self._perform(step, held, sandbox)
             except RunledgerError:
                 raise
-            except Exception:
-                logger.exception("run %s: a step broke", held.run_id)
-                await self._fail(held, "internal", "Internal error")
+            except Exception as error:  # noqa: BLE001 - a fault ends this run, not the worker
+                log_fault(logger, f"run {held.run_id}: a step broke", error)
+                await self._fail(held, "internal", INTERNAL_ERROR)
         return True
 
     async def _perform(self, step: plan.Step, held: HeldRun, sandbox: RunSandbox) -> None:
@@ -168,21 +179,23 @@ class Driver:
 
     def _request(self, held: HeldRun, step: int, tried: int) -> ModelRequest:
         state, requested = held.state, held.requested
-        specs = self._tools.specs if self._sandboxes.capabilities.exec else ()
         return ModelRequest(
             run_id=held.run_id,
             attempt=held.attempt,
             step=step,
             attempt_tries=tried,
             model=requested.model,
-            system=system_prompt(requested, state.provisioned, specs, self._clock.now()),
+            system=system_prompt(requested, state.provisioned, self._specs, self._clock.now()),
             messages=messages_for_model(requested.messages, state.parts, state.hidden_parts),
-            tools=specs,
+            tools=self._specs,
         )
 
     async def _run_tools(self, held: HeldRun, step: plan.RunTools, sandbox: RunSandbox) -> None:
+        tools = ToolStep(held, self._tools, sandbox.get, timeout_seconds=self._tool_timeout_seconds)
         try:
-            await ToolStep(held, self._tools, sandbox.get).perform(step)
+            await tools.perform(step)
+        except SandboxNotFound:
+            await self._fail(held, "workspace_lost", WORKSPACE_LOST)
         except StaleAttempt:
             raise
         except (Interrupted, Refused):

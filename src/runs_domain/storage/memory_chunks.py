@@ -46,9 +46,9 @@ class MemoryChunks(ChunkStream):
         self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
     ) -> bool:
         stream = self._not_stale(run_id, attempt)
-        if stream.base is None:
-            stream.base = index
-        elif index != stream.next:
+        if stream.base is None and index == 0:
+            stream.base = 0
+        elif stream.base is None or index != stream.next:
             return False
         stream.attempt = attempt
         stream.frames += frames

@@ -6,14 +6,15 @@ from typing import Final
 
 from runs_domain import commands as c
 from runs_domain import frames as wire
-from runs_domain.errors import ModelError, ModelRejected, ModelTimeout
+from runs_domain.errors import ModelError, ModelRejected, ModelTimeout, RunledgerError
 from runs_domain.events import FailureCode
 from runs_domain.model_port import Model, ModelEnd, ModelRequest
 from runs_domain.plan import Finish, next_step
 from runs_domain.ports import Clock
 from runs_domain.step import StepRecorder
+from workers.faults import log_fault
 from workers.held_run import HeldRun
-from workers.interrupt import until_interrupted
+from workers.interrupt import Interrupted, until_interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ MODEL_TRIES_MAX: Final = 5
 BACKOFF_SECONDS: Final = (0.25, 1.0, 4.0, 10.0)
 """Pause after the first, second … failed try."""
 BROKEN_OFF: Final = "Interrupted"
+INTERNAL_ERROR: Final = "Internal error"
 
 
 class ModelStep:
@@ -61,6 +63,12 @@ class ModelStep:
                     await self._fail("model_unavailable", sentence)
                     return
                 await self._back_off(tried, error)
+            except (RunledgerError, Interrupted):
+                raise
+            except Exception as error:  # noqa: BLE001 - an adapter's fault ends this run, not the worker
+                log_fault(logger, f"run {self._held.run_id}: the model's adapter broke", error)
+                await self._fail("internal", INTERNAL_ERROR)
+                return
             else:
                 await self._finish(end)
                 return

@@ -1,15 +1,19 @@
 """The tool calls of one model call: each starts once, each result is an event of its own."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from runs_domain import commands as c
 from runs_domain.closing import error_part
+from runs_domain.errors import SandboxNotFound
 from runs_domain.events import Json
 from runs_domain.frames import tool_name
 from runs_domain.plan import RunTools
+from runs_domain.sandbox_port import Sandbox
 from runs_domain.step import output_part, results
 from workers.agent.tools.registry import Tools
+from workers.agent.tools.run_tool import run_tool
 from workers.agent.tools.tool import ToolContext, ToolResult
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
@@ -21,14 +25,27 @@ OUTCOME_UNKNOWN: Final = "interrupted: outcome unknown"
 
 
 class ToolStep:
-    def __init__(self, held: HeldRun, tools: Tools, context: ToolContext) -> None:
+    """`sandbox` opens the run's sandbox, at the first call that needs it."""
+
+    def __init__(
+        self,
+        held: HeldRun,
+        tools: Tools,
+        sandbox: Callable[[], Awaitable[Sandbox]],
+        *,
+        timeout_seconds: float,
+    ) -> None:
         self._held = held
         self._tools = tools
-        self._context = context
+        self._sandbox = sandbox
+        self._timeout_seconds = timeout_seconds
         self._at_once = asyncio.Semaphore(TOOLS_AT_ONCE_MAX)
 
     async def perform(self, step: RunTools) -> None:
-        """Raises Interrupted when the run must stop; results that had come are persisted."""
+        """Results that have come are persisted, whatever stops the others.
+
+        Raises Interrupted when the run must stop, SandboxNotFound when its workspace is gone.
+        """
         calls = {part["toolCallId"]: part for part in self._held.state.parts if _is_call(part)}
         if step.fresh:
             await self._held.append(c.StartTools(attempt=self._held.attempt, call_ids=step.fresh))
@@ -62,8 +79,12 @@ class ToolStep:
 
     async def _run(self, call: Json) -> ToolResult:
         async with self._at_once:
-            return await self._tools.run(
-                tool_name(call), call["input"], self._context.of_call(call["toolCallId"])
+            return await run_tool(
+                self._tools,
+                tool_name(call),
+                call["input"],
+                ToolContext(sandbox=self._sandbox, call_id=call["toolCallId"]),
+                timeout_seconds=self._timeout_seconds,
             )
 
     async def _record(self, parts: list[Json]) -> None:
@@ -79,6 +100,8 @@ def _is_call(part: Json) -> bool:
 
 
 def _answer(call: Json, result: ToolResult) -> Json:
-    if result.error is not None:
-        return error_part(call, result.error)
-    return output_part(call, result.output)
+    if result.error is None:
+        return output_part(call, result.output)
+    if result.error.origin == "workspace_lost":
+        raise SandboxNotFound(result.error.text)
+    return error_part(call, result.error.text)
