@@ -9,8 +9,10 @@ import pytest
 
 from runs_domain import commands as c
 from runs_domain.errors import StoreUnavailable
-from runs_domain.ids import Attempt
+from runs_domain.ids import Attempt, ChatId, Position
 from runs_domain.ports import Recorded
+from runs_domain.read_models import summarize
+from runs_domain.run import Status
 from runs_domain.settings import Secret
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Connection, ReconnectingConnection
@@ -18,7 +20,7 @@ from runs_domain.storage.identity import SystemClock, new_account_id, new_chat_i
 from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.projection import Checkpoint, FoldFailed, Projection, View, checkpoints
-from runs_domain.storage.runs_view import RunsView, page
+from runs_domain.storage.runs_view import RunsView, page, page_query
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
@@ -332,6 +334,43 @@ async def test_invariant_6_the_messages_view_holds_no_plain_content(
     assert "Say hello" not in str(rows)
 
 
+async def test_an_erased_account_stops_no_view_and_leaves_nothing_to_rebuild(
+    database: Database, log: PostgresEventLog, reader: ReconnectingConnection
+) -> None:
+    gone, stays = Run(log), Run(log)
+    await gone.start()
+    runs_view, messages_view = projections(database, log)
+    await messages_view.advance(100)
+    with psycopg.connect(database.admin_url) as owner:
+        owner.execute(
+            "UPDATE account_data_keys SET wrapped = NULL, destroyed_at = now()"
+            " WHERE account_id = %s",
+            [gone.account_id],
+        )
+    log.data_keys.forget(gone.account_id)
+    await gone.do(builders.text_step(gone.stream.state, "after the erasure"))
+    await gone.do(c.CompleteRun(attempt=Attempt(1)))
+    await stays.finish()
+
+    for again in (False, True):
+        if again:
+            with psycopg.connect(database.admin_url) as owner:
+                owner.execute("TRUNCATE messages")
+                owner.execute("UPDATE checkpoints SET position = 0 WHERE name = 'messages'")
+        while await messages_view.advance(100):
+            pass
+        assert (await shown(reader, log, place_of(gone)))[1] == ()
+        assert (await shown(reader, log, place_of(stays)))[1] != ()
+    ((left,),) = await reader.fetch(
+        "SELECT count(*) FROM messages WHERE account_id = %s", (gone.account_id,)
+    )
+    assert left == 0
+    await runs_view.advance(100)
+    assert await shown(reader, log, place_of(gone)) == (summarize(await log.read(gone.run_id)), ())
+    await runs_view.close()
+    await messages_view.close()
+
+
 async def test_a_page_is_newest_first_filtered_and_goes_on_where_it_ended(
     database: Database, log: PostgresEventLog, reader: ReconnectingConnection
 ) -> None:
@@ -354,3 +393,18 @@ async def test_a_page_is_newest_first_filtered_and_goes_on_where_it_ended(
     assert [row.run_id for row in cancelled] == newest[3:]
     assert [row.run_id for row in await page(reader, account, limit=3, chat_id=chat)] == newest[:1]
     assert await page(reader, new_account_id(), limit=3) == ()
+
+
+@pytest.mark.parametrize("status", [None, "failed"])
+@pytest.mark.parametrize("chat", [None, new_chat_id()])
+@pytest.mark.parametrize("before", [None, Position(9)])
+def test_a_page_is_read_by_an_index_and_never_sorted(
+    database: Database, status: Status | None, chat: ChatId | None, before: Position | None
+) -> None:
+    sql, values = page_query(new_account_id(), limit=20, status=status, chat_id=chat, before=before)
+    with psycopg.connect(database.admin_url, options="-c enable_seqscan=off") as owner:
+        plan = owner.execute(b"EXPLAIN " + sql.encode(), values).fetchall()
+    text = "\n".join(line for (line,) in plan)
+
+    assert "Index Scan Backward" in text
+    assert "Sort" not in text

@@ -19,6 +19,7 @@ from runs_domain.settings import Secret
 from runs_domain.storage import codec
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
 
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -100,7 +101,7 @@ class Projection:
             url,
             name=f"runledger projector {view.name}",
             seconds_max=BATCH_SECONDS_MAX,
-            parameters={"synchronous_commit": "off"},
+            parameters={**READ_SETTINGS, "synchronous_commit": "off"},
         )
 
     @property

@@ -70,6 +70,19 @@ async def page(
     """
     if not 1 <= limit <= PAGE_ROWS_MAX:
         raise ValueError(f"a page has 1 to {PAGE_ROWS_MAX} rows")
+    query = page_query(account_id, limit=limit, status=status, chat_id=chat_id, before=before)
+    return tuple(map(_row, await connection.fetch(*query)))
+
+
+def page_query(
+    account_id: AccountId,
+    *,
+    limit: int,
+    status: Status | None,
+    chat_id: ChatId | None,
+    before: Position | None,
+) -> tuple[str, tuple[Any, ...]]:
+    """Only the conditions that are asked for, so that each combination gets its own plan."""
     wanted: list[tuple[str, Any]] = [("account_id = %s", account_id)]
     if status is not None:
         wanted.append(("status = %s", status))
@@ -78,12 +91,11 @@ async def page(
     if before is not None:
         wanted.append(("requested_position < %s", before))
     conditions = " AND ".join(condition for condition, _ in wanted)
-    rows = await connection.fetch(
+    sql = (
         f"SELECT {_COLUMNS} FROM runs WHERE {conditions}"  # noqa: S608 - no values
-        " ORDER BY requested_position DESC LIMIT %s",
-        (*(value for _, value in wanted), limit),
+        " ORDER BY requested_position DESC LIMIT %s"
     )
-    return tuple(map(_row, rows))
+    return sql, (*(value for _, value in wanted), limit)
 
 
 def _values(row: RunSummary) -> tuple[Any, ...]:
