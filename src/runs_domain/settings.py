@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: Literal["local", "none"] = "local"
     host: str = "127.0.0.1"
     port: int = 8080
+    api_base_url: str = ""
+    """Where workers reach the API for what runs call; empty = `http://HOST:PORT`."""
     cors_origins: tuple[str, ...] = ()
     key_prefix: str = "recoup_sk_"
     key_ttl_seconds: int = 900

@@ -96,8 +96,6 @@ class Driver:
             await held.writer.close(ended=held.state.ending is not None)
 
     async def _drive(self, held: HeldRun, sandbox: RunSandbox, stopping: asyncio.Event) -> bool:
-        if await sandbox.is_lost():
-            await self._fail(held, "workspace_lost", WORKSPACE_LOST)
         while not isinstance(step := plan.next_step(held.state), plan.Done):
             if stopping.is_set() and held.state.ending is None:
                 return False

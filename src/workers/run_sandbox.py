@@ -23,7 +23,7 @@ class RunSandbox:
         return sandbox_name(self._held.requested.session_id)
 
     async def get(self) -> Sandbox:
-        """Opened once per worker; raises the sandbox errors."""
+        """Opened once per worker. Raises SandboxNotFound if an earlier worker's is not here."""
         async with self._opening:
             if self._open is None:
                 requested = self._held.requested
@@ -32,6 +32,7 @@ class RunSandbox:
                     session_id=requested.session_id,
                     run_id=self._held.run_id,
                     account_id=requested.account_id,
+                    must_exist=self._has_worked(),
                 )
                 self._open, _ = await self._provider.open(spec, key=self._key)
             return self._open
@@ -39,14 +40,9 @@ class RunSandbox:
     async def _key(self) -> str:
         return self._keys.key_of(self._held).secret.reveal()
 
-    async def is_lost(self) -> bool:
-        """A tool of an earlier worker has worked in it, and here it does not exist."""
-        state = self._held.state
-        if not self._provider.capabilities.exec or self._open is not None:
-            return False
-        if not any(part.get("state") == "output-available" for part in state.parts):
-            return False
-        return await self._provider.find(self._name) is None
+    def _has_worked(self) -> bool:
+        """A tool has left something in it, here or at an earlier worker."""
+        return any(part.get("state") == "output-available" for part in self._held.state.parts)
 
     async def release(self) -> bool:
         """Destroy it, whoever made it; False if there was none."""

@@ -29,6 +29,8 @@ CHUNKS_LIVE_SECONDS: Final = 24 * 60 * 60
 """Counted from the last frame; longer than any pause of a live run."""
 
 CANCEL_CHANNEL: Final = "rl:cancels"
+LOG_CHANNEL: Final = "rl:log"
+"""Something was appended; followers look."""
 
 
 def cron_lock(tick: str) -> str:

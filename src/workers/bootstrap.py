@@ -1,0 +1,151 @@
+"""The workers' one wiring place: settings in, a running process out."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from runs_domain.errors import SandboxUnavailable
+from runs_domain.keys import DerivedKeyIssuer, secrets_of
+from runs_domain.ports import Job
+from runs_domain.sandbox_port import SandboxProvider
+from runs_domain.settings import Settings
+from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.credentials import Credentials
+from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.log_wakes import LogWakes, woken
+from runs_domain.storage.postgres_log import open_log
+from runs_domain.storage.redis_chunks import RedisChunks
+from runs_domain.storage.redis_client import PipelinedRedis
+from runs_domain.storage.redis_jobs import RedisJobs
+from runs_domain.storage.redis_pubsub import RedisPubSub
+from runs_domain.storage.redis_push import CancelPushes
+from workers import notify
+from workers.adapters.model_registry import models_of
+from workers.adapters.sandbox_local.probe import probe
+from workers.adapters.sandbox_local.provider import LocalSandboxProvider
+from workers.adapters.sandbox_none import NoSandboxProvider
+from workers.agent.tools.registry import default_tools
+from workers.cancel_watch import CancelWatch
+from workers.delivery import Delivery
+from workers.driver import Driver
+from workers.projector import all_projections, project
+from workers.reconciler import Reconciler, reconcile_cron
+from workers.run_keys import RunKeys
+from workers.stream_worker import StreamWorker
+
+
+async def run_worker(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT. Raises SandboxUnavailable at once where runs would not be safe."""
+    async with AsyncExitStack() as opened:
+        worker = await _worker(settings, opened)
+        await worker.serve()
+
+
+async def _worker(settings: Settings, opened: AsyncExitStack) -> StreamWorker:
+    clock, secrets = SystemClock(), secrets_of(settings)
+    sandboxes = await _sandboxes(settings)
+    opened.push_async_callback(sandboxes.close)
+    redis = PipelinedRedis(settings.redis_url.reveal())
+    opened.push_async_callback(redis.aclose)
+    pubsub = RedisPubSub(redis)
+    opened.push_async_callback(pubsub.close)
+    leases = ReconnectingConnection(settings.database_url, name="runledger key leases")
+    opened.push_async_callback(leases.close)
+    wakes = LogWakes(redis)
+    await opened.enter_async_context(wakes.announcing())
+    log = await opened.enter_async_context(
+        open_log(settings.database_url, secrets, clock, on_commit=wakes.announce)
+    )
+    models = models_of(settings, clock)
+    opened.push_async_callback(models.close)
+    pushes = CancelPushes(pubsub)
+    await opened.enter_async_context(pushes.listening())
+    watch = CancelWatch(log, pushes, clock)
+    await opened.enter_async_context(_background(watch.look_for_ever))
+    driver = Driver(
+        log=log,
+        chunks=RedisChunks(redis, pubsub),
+        model=models,
+        sandboxes=sandboxes,
+        tools=default_tools(),
+        keys=RunKeys(
+            DerivedKeyIssuer(secrets, settings.key_prefix),
+            Credentials(leases, secrets, settings.key_prefix),
+            clock,
+            secret_version=settings.secret_version,
+            ttl_seconds=settings.key_ttl_seconds,
+        ),
+        watch=watch,
+        clock=clock,
+        tool_timeout_seconds=settings.tool_timeout_seconds,
+    )
+
+    async def run(_ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:
+        return await driver.drive(job, redelivered=delivery.redelivered, stopping=delivery.stopping)
+
+    return StreamWorker(
+        settings.redis_url.reveal(),
+        {"run": run},
+        cron_jobs=[reconcile_cron(Reconciler(log, RedisJobs(redis), clock))],
+        slots=settings.worker_slots,
+        lease_seconds=settings.lease_seconds,
+        watchdog_seconds=settings.watchdog_seconds,
+        step_grace_seconds=settings.step_grace_seconds,
+        job_timeout_seconds=settings.job_timeout_seconds,
+        on_startup=_say_ready,
+    )
+
+
+async def _sandboxes(settings: Settings) -> SandboxProvider:
+    if settings.sandbox == "none":
+        return NoSandboxProvider()
+    verdict = await probe(settings.data_dir)
+    if not verdict.ok:
+        raise SandboxUnavailable(f"this worker does not start: {verdict.text}")
+    return LocalSandboxProvider(settings.data_dir, api_base_url=api_base_url(settings))
+
+
+def api_base_url(settings: Settings) -> str:
+    return settings.api_base_url or f"http://{settings.host}:{settings.port}"
+
+
+async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is arq's
+    notify.ready(os.environ)
+
+
+@asynccontextmanager
+async def _background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def run_projector(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
+    clock, secrets = SystemClock(), secrets_of(settings)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with AsyncExitStack() as opened:
+        redis = PipelinedRedis(settings.redis_url.reveal())
+        opened.push_async_callback(redis.aclose)
+        pubsub = RedisPubSub(redis)
+        opened.push_async_callback(pubsub.close)
+        log = await opened.enter_async_context(open_log(settings.database_url, secrets, clock))
+        wait = await opened.enter_async_context(woken(pubsub))
+        projections = all_projections(settings.database_url, log.data_keys)
+        working = asyncio.ensure_future(project(projections, clock, wait))
+        notify.ready(os.environ)
+        ended, _ = await asyncio.wait(
+            {working, asyncio.ensure_future(stopped.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working in ended:
+            working.result()
+        working.cancel()
+        await asyncio.wait({working})

@@ -1,0 +1,84 @@
+"""`runledger doctor`: what this host offers, as a list that says what is missing and the remedy."""
+
+import asyncio
+import platform
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import psycopg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from runs_domain.model_ids import is_local_installed
+from runs_domain.settings import BadSettings, Settings, load
+from workers.adapters.sandbox_local.probe import probe
+
+ASK_SECONDS_MAX = 5.0
+
+
+class Finding(NamedTuple):
+    what: str
+    ok: bool
+    text: str
+    needed: bool = True
+
+
+async def examine(environ: Mapping[str, str], out: TextIO) -> int:
+    """Print one line a finding; 1 if something that is needed is missing."""
+    failed = False
+    async for finding in _findings(environ):
+        mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "note")
+        out.write(f"{mark} {finding.what}: {finding.text}\n")
+        out.flush()
+        failed |= finding.needed and not finding.ok
+    return int(failed)
+
+
+async def _findings(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    yield Finding("python", ok=True, text=f"{platform.python_version()} at {sys.executable}")
+    try:
+        settings = load(environ)
+    except BadSettings as error:
+        yield Finding("settings", ok=False, text=str(error))
+    else:
+        yield Finding("settings", ok=True, text="complete")
+        yield await _postgres(settings)
+        yield await _redis(settings)
+    verdict = await probe(Path(environ.get("RUNLEDGER_DATA_DIR") or ".runledger"))
+    wanted = environ.get("RUNLEDGER_SANDBOX") != "none"
+    yield Finding("sandbox", ok=verdict.ok, text=verdict.text, needed=wanted)
+    for note in verdict.notes:
+        yield Finding("sandbox", ok=False, text=note, needed=False)
+    here = is_local_installed()
+    text = "installed" if here else "not installed; ./scripts/demo brings it where it exists"
+    yield Finding("local/smollm2-135m", ok=here, text=text, needed=False)
+
+
+async def _postgres(settings: Settings) -> Finding:
+    try:
+        async with asyncio.timeout(ASK_SECONDS_MAX):
+            async with await psycopg.AsyncConnection.connect(
+                settings.database_url.reveal()
+            ) as connection:
+                row = await (await connection.execute("SHOW server_version")).fetchone()
+    except (psycopg.Error, TimeoutError, OSError) as error:
+        return Finding("postgres", ok=False, text=f"does not answer ({type(error).__name__})")
+    return Finding("postgres", ok=True, text=f"version {row[0] if row else 'unknown'}")
+
+
+async def _redis(settings: Settings) -> Finding:
+    redis: Redis = Redis.from_url(
+        settings.redis_url.reveal(),
+        socket_timeout=ASK_SECONDS_MAX,
+        socket_connect_timeout=ASK_SECONDS_MAX,
+    )
+    try:
+        info: dict[str, Any] = await redis.info("server")
+    except (RedisError, OSError) as error:
+        return Finding("redis", ok=False, text=f"does not answer ({type(error).__name__})")
+    finally:
+        await redis.aclose()
+    version = info.get("valkey_version") or info.get("redis_version")
+    return Finding("redis", ok=True, text=f"version {version}")
