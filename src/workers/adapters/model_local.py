@@ -23,9 +23,9 @@ from workers.adapters import smollm
 
 CALLS_MAX: Final = 16
 """Calls of this process that run or wait; one more is told to come back."""
-PROMPT_CHARS_MAX: Final = 1_500
+PROMPT_CHARS_MAX: Final = 1_000
 """Code points of the conversation that are shown to the model, the newest ones. Reading takes it
-about a second for each 150."""
+about a second for each 60, and nothing can stop it meanwhile."""
 SYSTEM: Final = "You are a helpful assistant. Answer in one short paragraph."
 """In place of the run's own prompt: its facts and tools are beyond this model."""
 CHUNKS_MAX: Final = 2 * smollm.ANSWER_TOKENS_MAX
