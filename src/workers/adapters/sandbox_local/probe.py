@@ -1,15 +1,14 @@
 """One real command at worker start, so that a broken host is found before a run is."""
 
 import os
-import secrets
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
 from runs_domain.errors import SandboxError
 from runs_domain.events import Struct
 from runs_domain.ids import AccountId, RunId, SessionId
 from runs_domain.sandbox_port import SandboxSpec
+from runs_domain.storage.identity import uuid7
 from workers.adapters.sandbox_local import seccomp
 from workers.adapters.sandbox_local.provider import LocalSandboxProvider
 from workers.adapters.sandbox_local.workspace import UID_COUNT, UID_FIRST
@@ -28,7 +27,7 @@ class Verdict(Struct, frozen=True):
 
 async def probe(data_dir: Path) -> Verdict:
     """Make a sandbox, run a command in it, write a file, remove it. Never raises SandboxError."""
-    nobody = UUID(bytes=secrets.token_bytes(16), version=4)
+    nobody = uuid7()
     name = f"probe-{nobody}"
     spec = SandboxSpec(
         name=name,

@@ -78,9 +78,11 @@ class Workspace:
         return True
 
     def _make(self, marker: Marker) -> None:
-        self.base.mkdir(mode=0o711, exist_ok=True)
+        self.base.mkdir(exist_ok=True)
+        self.base.chmod(0o711)  # by chmod: whatever umask the worker was started with
         etc = self.base / "etc"
-        etc.mkdir(mode=0o755, exist_ok=True)
+        etc.mkdir(exist_ok=True)
+        etc.chmod(0o755)
         for name, text in bwrap.ETC.items():
             (etc / name).write_text(text, "ascii")
             (etc / name).chmod(0o644)
