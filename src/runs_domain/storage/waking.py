@@ -1,7 +1,16 @@
-"""Waking one waiter, with a limit to how long it waits."""
+"""Waiting for something to happen, with a limit to how long."""
 
 import asyncio
-from contextlib import suppress
+
+
+async def wait_for(event: asyncio.Event, timeout_seconds: float) -> bool:
+    """Return when `event` is set, or after `timeout_seconds`; True = it is set."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
 
 
 class Signal:
@@ -15,7 +24,5 @@ class Signal:
 
     async def wait(self, timeout_seconds: float) -> None:
         """Return when set, or after `timeout_seconds`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await self._event.wait()
+        await wait_for(self._event, timeout_seconds)
         self._event.clear()

@@ -1,0 +1,77 @@
+"""A job as a worker holds it, and what its function is told about how it came here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from runs_domain.ports import Job
+from runs_domain.storage.redis_deliveries import Entry
+
+FIELD_CHARACTERS_MAX: Final = 200
+RETRIES_MAX: Final = 1_000_000
+"""Only a number of digits to refuse; how often a run is tried is counted in its own stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    cause: Literal["fresh", "resent", "handover"]
+    redelivered: bool
+    """Another worker had this very entry and let its lease run out."""
+    retries: int
+    """How often the job's function has raised; no measure of lost workers."""
+    stopping: asyncio.Event
+    """Set when this process is to end: come to the end of a step, then return False."""
+
+
+JobFunction: TypeAlias = Callable[[dict[Any, Any], Job, Delivery], Awaitable[bool]]
+"""`(ctx, job, delivery)`: True = done, False = stopped early, hand the job to another worker.
+
+Raising gives the job back to be tried after a pause. A lost lease cancels it.
+"""
+
+
+@dataclass(slots=True, eq=False)
+class RunningJob:
+    ticket: str
+    job: Job
+    delivery: Delivery
+    since_ms: int
+    lost: bool = False
+    """The lease is somebody else's, or the job was given back: leave its entry alone."""
+    stopped: bool = False
+    """Its function returned False."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.job.kind}:{self.job.id}"
+
+
+@dataclass(slots=True)
+class WorkerCounters:
+    garbage: int = 0
+    reclaimed: int = 0
+    leases_lost: int = 0
+    handed_over: int = 0
+    redis_failures: int = 0
+
+
+def take(entry: Entry, *, redelivered: bool, now_ms: int) -> RunningJob | None:
+    """None = not one of ours: an entry of another program or release, or garbage."""
+    names = {"kind": "kind", "id": "id", "accountId": "account", "cause": "cause"}
+    fields = {ours: entry.text(theirs) for ours, theirs in names.items()}
+    if any(len(text) > FIELD_CHARACTERS_MAX for text in fields.values()):
+        return None
+    try:
+        job = msgspec.convert(fields, Job)
+        UUID(job.id)
+        times = int(entry.text("retries") or "0")
+    except (msgspec.ValidationError, ValueError):
+        return None
+    if not 0 <= times <= RETRIES_MAX:
+        return None
+    delivery = Delivery(job.cause, redelivered, times, asyncio.Event())
+    return RunningJob(entry.ticket, job, delivery, now_ms)

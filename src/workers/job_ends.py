@@ -1,0 +1,88 @@
+"""How a job leaves this worker: finished, handed over, or given back to be tried again."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from runs_domain.errors import QueueUnavailable
+from runs_domain.storage.redis_deliveries import JobDeliveries
+from runs_domain.storage.waking import wait_for
+from workers.delivery import RunningJob, WorkerCounters
+from workers.lease import LeaseKeeper
+
+logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS: Final = 30.0
+"""How long an ended job tries to tell Redis so; then its entry is left to be redelivered."""
+BACK_OFF_SECONDS_MIN: Final = 0.05
+BACK_OFF_SECONDS_MAX: Final = 1.0
+
+
+class JobEnds:
+    """Each tells Redis as long as the lease is ours and patience lasts; none raises."""
+
+    def __init__(
+        self,
+        deliveries: JobDeliveries,
+        leases: LeaseKeeper,
+        counters: WorkerCounters,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._deliveries = deliveries
+        self._leases = leases
+        self._counters = counters
+        self._stopping = stopping
+
+    async def finish(self, running: RunningJob) -> None:
+        await self._settle(running, lambda: self._deliveries.finish(running.ticket, running.key))
+
+    async def hand_over(self, running: RunningJob) -> None:
+        """Another worker goes on at once and counts no loss: the try is given back."""
+        self._counters.handed_over += 1
+        job = msgspec.structs.replace(running.job, cause="handover")
+        retries = running.delivery.retries
+        await self._settle(
+            running, lambda: self._deliveries.requeue(running.ticket, job, retries=retries)
+        )
+
+    async def return_untouched(self, running: RunningJob) -> None:
+        """It came while this worker was about to stop, and was not begun."""
+        cause = "resent" if running.delivery.redelivered else running.job.cause
+        job = msgspec.structs.replace(running.job, cause=cause)
+        retries = running.delivery.retries
+        await self._settle(
+            running, lambda: self._deliveries.requeue(running.ticket, job, retries=retries)
+        )
+
+    async def retry(self, running: RunningJob, *, delay_ms: int) -> None:
+        job = msgspec.structs.replace(running.job, cause="resent")
+        retries = running.delivery.retries + 1
+        await self._settle(
+            running,
+            lambda: self._deliveries.requeue(
+                running.ticket, job, retries=retries, delay_ms=delay_ms
+            ),
+        )
+
+    async def _settle(self, running: RunningJob, tell: Callable[[], Awaitable[bool]]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE_SECONDS
+        pause = BACK_OFF_SECONDS_MIN
+        while not running.lost:
+            try:
+                ours = await tell()
+            except QueueUnavailable as error:
+                self._counters.redis_failures += 1
+                if loop.time() > deadline or self._stopping.is_set():
+                    logger.warning("%s is left to be redelivered: %s", running.key, error)
+                    return
+                await wait_for(self._stopping, pause)
+                pause = min(pause * 2, BACK_OFF_SECONDS_MAX)
+            else:
+                if not ours:
+                    logger.warning("%s ended, but its entry is not ours any more", running.key)
+                self._leases.drop(running.ticket)
+                return

@@ -1,0 +1,62 @@
+"""A job function in arq's terms: an early stop is RetryJob, an error a Retry after a pause."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Final, cast
+
+from arq.typing import WorkerCoroutine
+from arq.worker import Retry, RetryJob
+
+from runs_domain.ports import Job
+from workers.delivery import Delivery, JobFunction, RunningJob
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS_MIN: Final = 0.5
+RETRY_SECONDS_MAX: Final = 30.0
+_DOUBLINGS_MAX: Final = 10
+
+
+def retry_seconds(retries: int) -> float:
+    """The pause before a job that has broken `retries` times before is tried again."""
+    doubled = RETRY_SECONDS_MIN * 2.0 ** min(retries, _DOUBLINGS_MAX)
+    return float(min(doubled, RETRY_SECONDS_MAX))
+
+
+def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoroutine:
+    async def run(ctx: dict[Any, Any], job: Job, delivery: Delivery) -> None:
+        running = held[ctx["job_id"]]
+        if running.lost:
+            raise RetryJob
+        try:
+            done = await function(ctx, job, delivery)
+        except Retry:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever broke, the job is tried again
+            seconds = retry_seconds(delivery.retries)
+            place = where(error)
+            logger.error("%s broke: %s; again in %g s", running.key, place, seconds)  # noqa: TRY400 - see `where`
+            raise Retry(defer=seconds) from None
+        if not done:
+            running.stopped = True
+            raise RetryJob
+
+    return cast("WorkerCoroutine", run)
+
+
+def where(error: BaseException) -> str:
+    """An error's type and line. Its text could hold content, and logs may not."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__qualname__
+    file = PurePath(trace.tb_frame.f_code.co_filename).name
+    return f"{type(error).__qualname__} at {file}:{trace.tb_lineno}"
+
+
+def log_failure(task: asyncio.Task[None], name: str) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s ended with %s", name, where(error))
