@@ -6,11 +6,12 @@ whole answer: a slow reader never holds up the model.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from threading import Event
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -31,6 +32,9 @@ SYSTEM: Final = "You are a helpful assistant. Answer in one short paragraph."
 CHUNKS_MAX: Final = 2 * smollm.ANSWER_TOKENS_MAX
 FREE: Final = "0"
 
+Answer: TypeAlias = Callable[[Sequence[Json]], Iterator[Any]]
+"""Chat messages in, the runtime's chunks out; called and consumed on the model's thread."""
+
 _FINISH_REASONS: Final[dict[str, FinishReason]] = {"stop": "stop", "length": "length"}
 
 
@@ -45,9 +49,9 @@ class _Piece(msgspec.Struct, frozen=True):
 class _Call:
     """One answer on its way from the thread to the loop that waits for it."""
 
-    def __init__(self, messages: Sequence[Json], thread: ThreadPoolExecutor) -> None:
+    def __init__(self, chunks: Callable[[], Iterator[Any]], thread: ThreadPoolExecutor) -> None:
         self._loop = asyncio.get_running_loop()
-        self._messages = messages
+        self._chunks = chunks
         self._stop = Event()
         self.pieces: asyncio.Queue[_Piece | None] = asyncio.Queue(maxsize=CHUNKS_MAX)
         """None is the end, however it came about."""
@@ -60,7 +64,7 @@ class _Call:
         self.future.cancel()
 
     def _generate(self) -> None:
-        for chunk in smollm.answer(self._messages):
+        for chunk in self._chunks():
             if self._stop.is_set():
                 return
             self._hand_over(_piece(chunk))
@@ -71,9 +75,10 @@ class _Call:
 
 
 class LocalModel:
-    def __init__(self, *, total_seconds: float) -> None:
+    def __init__(self, *, total_seconds: float, answer: Answer = smollm.answer) -> None:
         """`total_seconds` bounds one call, the wait for its turn included."""
         self._total_seconds = total_seconds
+        self._answer = answer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-model")
         self._calls: list[_Call] = []
 
@@ -103,7 +108,7 @@ class LocalModel:
         self._calls = [call for call in self._calls if not call.future.done()]
         if len(self._calls) >= CALLS_MAX:
             raise ModelOverloaded(f"{CALLS_MAX} calls already wait for the local model")
-        call = _Call(messages, self._thread)
+        call = _Call(partial(self._answer, messages), self._thread)
         self._calls.append(call)
         return call
 
