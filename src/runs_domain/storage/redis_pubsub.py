@@ -51,7 +51,7 @@ class RedisPubSub:
         state = self._channels.get(channel)
         if state is None:
             state = self._channels[channel] = _Channel()
-            await self._tell("subscribe", channel)
+            await self._tell(channel, listen=True)
         state.handlers.add(handler)
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -64,7 +64,7 @@ class RedisPubSub:
             state.handlers.discard(handler)
             if not state.handlers and self._channels.get(channel) is state:
                 del self._channels[channel]
-                await self._tell("unsubscribe", channel)
+                await self._tell(channel, listen=False)
 
     async def close(self) -> None:
         self._closing = True  # a client may swallow a cancellation that meets its time-out
@@ -74,10 +74,13 @@ class RedisPubSub:
                 await self._task
             self._task = None
 
-    async def _tell(self, verb: str, channel: str) -> None:
+    async def _tell(self, channel: str, *, listen: bool) -> None:
         if self._connection is not None:
             with suppress(RedisError, OSError):  # the reader notices and subscribes anew
-                await self._connection.execute_command(verb.upper(), channel)
+                if listen:
+                    await self._connection.subscribe(channel)
+                else:
+                    await self._connection.unsubscribe(channel)
 
     async def _run(self) -> None:
         pause = PAUSE_SECONDS_MIN
@@ -97,8 +100,7 @@ class RedisPubSub:
             await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
             for channel in tuple(self._channels):
-                await connection.execute_command("SUBSCRIBE", channel)
-            self._wake_all()
+                await connection.subscribe(channel)
             asked = False
             while not self._closing:
                 message = await connection.get_message(timeout=PING_SECONDS)
@@ -124,11 +126,6 @@ class RedisPubSub:
             return
         if message["type"] == "subscribe":
             state.confirmed.set()
-        elif message["type"] == "message":
-            for handler in tuple(state.handlers):
-                handler(message["data"])
-
-    def _wake_all(self) -> None:
-        for state in self._channels.values():
-            for handler in tuple(state.handlers):
-                handler(None)
+        payload = message["data"] if message["type"] == "message" else None
+        for handler in tuple(state.handlers):
+            handler(payload)
