@@ -7,9 +7,9 @@ so the key is never inside. One request a connection: nothing can be smuggled be
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 import httpx
 import msgspec
@@ -21,9 +21,9 @@ from workers.adapters.sandbox_local.broker_request import (
     Request,
     read_request,
 )
+from workers.adapters.sandbox_local.broker_rules import Headers, is_allowed, passed_on
 
 Key = Callable[[], Awaitable[str]]
-Headers = Iterable[tuple[bytes, bytes]]
 
 CONNECTIONS_MAX: Final = 32
 """At once, for one run."""
@@ -31,26 +31,6 @@ TIMEOUTS: Final = httpx.Timeout(connect=5.0, read=60.0, write=30.0, pool=5.0)
 """Seconds. `read` is the longest silence of the API, whose streams speak every 15 s."""
 WRITE_SECONDS: Final = 30.0
 """How long a command may leave an answer unread."""
-_PREFIX: Final = b"/api/"
-_CREDENTIALS: Final = frozenset(
-    {b"authorization", b"proxy-authorization", b"x-api-key", b"cookie", b"set-cookie"}
-)
-_HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"expect",
-        b"host",
-        b"content-length",
-    }
-)
-_FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 
 
 def new_client() -> httpx.AsyncClient:
@@ -103,7 +83,7 @@ class Broker:
             return
         if request is None:
             return
-        if not _is_allowed(request.target):
+        if not is_allowed(request.target):
             await _refuse(writer, 403, "forbidden", "Only paths below /api/ can be reached")
             return
         started = False
@@ -112,7 +92,9 @@ class Broker:
                 started = True
                 await _relay(response, writer)
         except (httpx.HTTPError, httpx.InvalidURL, RunledgerError):
-            if not started:
+            if started:
+                _break_off(writer)
+            else:
                 await _refuse(writer, 503, "unavailable", "The API cannot be reached now")
 
     @contextlib.asynccontextmanager
@@ -124,7 +106,7 @@ class Broker:
             request.method,
             self._base.copy_with(raw_path=self._base.raw_path.rstrip(b"/") + request.target),
             headers=[
-                *_passed_on(request.headers),
+                *passed_on(request.headers),
                 (b"authorization", b"Bearer " + key.encode("ascii")),
             ],
             content=request.body or None,
@@ -136,33 +118,9 @@ class Broker:
             await response.aclose()
 
 
-def _is_allowed(target: bytes) -> bool:
-    path = unquote_to_bytes(target.partition(b"?")[0])
-    strange = b"\\" in path or any(byte < 0x20 for byte in path)  # noqa: PLR2004 - controls
-    dotted = {b".", b".."} & set(path.split(b"/"))
-    return target.startswith(_PREFIX) and path.startswith(_PREFIX) and not (strange or dotted)
-
-
-def _passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Without credentials, and without what belongs to one connection or names a client."""
-    pairs = [(name.lower(), value) for name, value in headers]
-    named = {
-        word.strip().lower()
-        for name, value in pairs
-        if name == b"connection"
-        for word in value.split(b",")
-    }
-    dropped = _CREDENTIALS | _HOP_BY_HOP | named
-    return [
-        (name, value)
-        for name, value in pairs
-        if name not in dropped and not name.startswith(_FORWARDED)
-    ]
-
-
 async def _relay(response: httpx.Response, writer: asyncio.StreamWriter) -> None:
     """The answer as it comes, undecoded; its end is the connection's."""
-    headers = _passed_on(response.headers.raw)
+    headers = passed_on(response.headers.raw)
     length = response.headers.get("content-length")
     if length is not None:
         headers.append((b"content-length", length.encode("ascii")))
@@ -182,6 +140,13 @@ async def _refuse(writer: asyncio.StreamWriter, status: int, code: str, sentence
     writer.write(body)
     async with asyncio.timeout(WRITE_SECONDS):
         await writer.drain()
+
+
+def _break_off(writer: asyncio.StreamWriter) -> None:
+    """End with a reset: a plain end would look like the end of the whole answer."""
+    now = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+    writer.transport.abort()
 
 
 def _write_head(writer: asyncio.StreamWriter, status: int, reason: str, headers: Headers) -> None:
