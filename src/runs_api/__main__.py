@@ -1,0 +1,47 @@
+"""`python -m runs_api`: the API process. Settings come from the environment.
+
+Once it answers it writes its port to `--port-file`, as decimal digits; RUNLEDGER_PORT 0 takes any.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from runs_api.app import connected, create_app
+from runs_api.logs import configure
+from runs_api.server import serve
+from runs_domain.settings import BadSettings, load
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="runs_api", description="The HTTP API of Runledger.")
+    parser.add_argument("--port-file", type=Path, help="written once requests are answered")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load(os.environ)
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    configure(settings.log_level)
+    draining = asyncio.Event()
+    app = create_app(settings, lambda: connected(settings, draining))
+
+    def announce(port: int) -> None:
+        if options.port_file is not None:
+            write_port(options.port_file, port)
+
+    started = serve(app, draining, host=settings.host, port=settings.port, on_ready=announce)
+    return 0 if started else 3
+
+
+def write_port(path: Path, port: int) -> None:
+    """By a rename, so that a reader sees all of it or nothing."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.write_text(f"{port}\n", "ascii")
+    unfinished.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

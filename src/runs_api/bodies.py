@@ -1,0 +1,184 @@
+"""From the bytes of a POST to a request that makes sense, or a 400 that names the first bad value.
+
+JSON is parsed whatever the content-type: the SDK's transports send text/plain.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from runs_api.errors import ApiError, Path, invalid
+from runs_domain.errors import InvalidMessages
+from runs_domain.events import Json
+from runs_domain.ids import AccountId
+from runs_domain.messages import validate_messages
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+JSON_DEPTH_MAX: Final = 100
+MODEL_CHARS_MAX: Final = 200
+UUID_CHARS: Final = 36
+
+IGNORED: Final = frozenset({"id", "trigger", "messageId"})
+"""What AI SDK transports add."""
+FIELDS: Final = frozenset(
+    {"prompt", "messages", "artistId", "accountId", "organizationId", "model", "metadata"}
+)
+
+_decoder = msgspec.json.Decoder()
+
+
+class RunRequest(msgspec.Struct, frozen=True):
+    """Exactly one of `prompt` and `messages`. `model` is empty when the default is asked for."""
+
+    prompt: str
+    messages: tuple[Json, ...]
+    artist_id: str | None
+    account_id: AccountId | None
+    organization_id: AccountId | None
+    model: str
+    metadata: Json | None
+    digest: str
+    """SHA-256 (hex) of what was asked for, in canonical JSON."""
+
+
+def parse_run_request(raw: bytes) -> RunRequest:
+    """Raises ApiError 400."""
+    body = parse_object(raw)
+    _refuse_unknown(body)
+    prompt = _text(body, "prompt")
+    messages = _messages(body)
+    if bool(prompt) == bool(messages):
+        which = "not both" if prompt else "both are missing or blank"
+        raise invalid(("prompt",), f"give exactly one of prompt and messages ({which})")
+    artist = _uuid(body, "artistId")
+    account, organization = _uuid(body, "accountId"), _uuid(body, "organizationId")
+    model = _text(body, "model")
+    if len(model) > MODEL_CHARS_MAX:
+        raise invalid(("model",), f"has at most {MODEL_CHARS_MAX} characters")
+    return RunRequest(
+        prompt=prompt,
+        messages=messages,
+        artist_id=None if artist is None else str(artist),
+        account_id=None if account is None else AccountId(account),
+        organization_id=None if organization is None else AccountId(organization),
+        model=model,
+        metadata=_object(body, "metadata"),
+        digest=_digest(body, prompt, model),
+    )
+
+
+def parse_object(raw: bytes) -> Json:
+    """A JSON object within the limits: depth, and no U+0000, which PostgreSQL's text refuses."""
+    if not raw:
+        raise ApiError(400, "invalid_json", "The body is empty; a JSON object is expected")
+    try:
+        body = _decoder.decode(raw)
+    except UnicodeDecodeError:
+        raise ApiError(400, "invalid_json", "The body is not valid UTF-8") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.DecodeError, ValueError):
+        # The parser's own sentence may quote the body.
+        raise ApiError(400, "invalid_json", "The body is not valid JSON") from None
+    # Both walks are for bodies that could fail them: counting bytes is far cheaper.
+    if raw.count(b"[") + raw.count(b"{") > JSON_DEPTH_MAX and _depth(body) > JSON_DEPTH_MAX:
+        raise _too_deep()
+    if b"\\u0000" in raw:
+        for path in _nul_paths(body):
+            raise invalid(path, "U+0000 cannot be stored")
+    if not isinstance(body, dict):
+        raise invalid((), "The body must be a JSON object")
+    return body
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, "invalid_json", f"The body nests more than {JSON_DEPTH_MAX} levels deep")
+
+
+def _refuse_unknown(body: Json) -> None:
+    for name in body:
+        if name not in FIELDS and name not in IGNORED:
+            raise invalid((name,), "is not a field of this request", code="unknown_field")
+
+
+def _text(body: Json, name: str) -> str:
+    """Trimmed; empty if it is absent or blank."""
+    value = body.get(name, "")
+    if not isinstance(value, str):
+        raise invalid((name,), "must be a string")
+    return value.strip()
+
+
+def _messages(body: Json) -> tuple[Json, ...]:
+    value = body.get("messages", [])
+    if not isinstance(value, list):
+        raise invalid(("messages",), "must be a list of messages")
+    if not value:
+        return ()
+    try:
+        return validate_messages(value)
+    except InvalidMessages as error:
+        raise invalid(error.path, error.problem) from None
+
+
+def _uuid(body: Json, name: str) -> UUID | None:
+    if name not in body:
+        return None
+    value = body[name]
+    try:
+        if isinstance(value, str) and len(value) == UUID_CHARS:
+            return UUID(value)
+    except ValueError:
+        pass
+    raise invalid((name,), "must be a UUID")
+
+
+def _object(body: Json, name: str) -> Json | None:
+    value = body.get(name)
+    if name in body and not isinstance(value, dict):
+        raise invalid((name,), "must be an object")
+    return value
+
+
+def _digest(body: Json, prompt: str, model: str) -> str:
+    asked = {name: value for name, value in body.items() if name in FIELDS}
+    for name, value in (("prompt", prompt), ("model", model)):
+        asked.pop(name, None)
+        if value:
+            asked[name] = value
+    return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
+
+
+# ------------------------------------------------------------------------------ walks
+
+
+def _children(value: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from enumerate(value)
+
+
+def _depth(value: Any) -> int:
+    """Objects and lists inside each other, level by level: recursion is what a deep body breaks."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [child for item in level for _, child in _children(item)]
+    return depth
+
+
+def _nul_paths(value: Any) -> Iterator[Path]:
+    waiting: deque[tuple[Path, Any]] = deque([((), value)])
+    while waiting:
+        path, item = waiting.popleft()
+        if isinstance(item, str) and "\0" in item:
+            yield path
+        for name, child in _children(item):
+            if isinstance(name, str) and "\0" in name:
+                yield path
+            waiting.append(((*path, name), child))

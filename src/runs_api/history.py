@@ -1,0 +1,56 @@
+"""GET events: a run's history as the log has it, in JSON or NDJSON."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.params import Parameter
+
+from runs_api import auth
+from runs_api.deps import deps_of
+from runs_api.observe import seen
+from runs_api.ownership import run_head
+from runs_api.schemas import History, HistoryEvent
+from runs_domain.ids import Version
+from runs_domain.ports import Recorded
+from runs_domain.scopes import READ
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+
+_encoder = msgspec.json.Encoder()
+
+
+@get("/api/chat/runs/{run_id:str}/events", opt=auth.needs(READ), summary="A run's history")
+async def run_events(
+    request: Request[Any, Any, Any],
+    run_id: str,
+    from_version: Annotated[
+        int, Parameter(ge=1, le=2**31, query="from_version", description="The first version wanted")
+    ] = 1,
+) -> Response[History]:
+    """One JSON object, or a line an event where `Accept` asks for application/x-ndjson."""
+    deps = deps_of(request.scope)
+    head = await run_head(deps, auth.credential_of(request), run_id)
+    seen(request.scope).run = run_id
+    stream = await deps.log.read(head.run_id, after=Version(from_version - 1))
+    events = tuple(shown(recorded) for recorded in stream)
+    if NDJSON in request.headers.get("accept", ""):
+        lines: Any = b"".join(_encoder.encode(event) + b"\n" for event in events)
+        return Response(lines, media_type=NDJSON, headers={"vary": "accept"})
+    return Response(History(data=events), media_type=JSON, headers={"vary": "accept"})
+
+
+def shown(recorded: Recorded) -> HistoryEvent:
+    return HistoryEvent(
+        type=recorded.type,
+        version=recorded.version,
+        position=recorded.position,
+        at=recorded.at,
+        actor=recorded.actor,
+        subject=str(recorded.subject),
+        attempt=recorded.attempt,
+        data=msgspec.Raw(_encoder.encode(recorded.event)),
+        hash=recorded.hash,
+        prev=recorded.prev,
+    )

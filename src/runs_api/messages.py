@@ -1,0 +1,41 @@
+"""GET a chat's messages: the fold of its runs' streams, never a view that may lag."""
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get
+from litestar.params import Parameter
+
+from runs_api import auth
+from runs_api.deps import deps_of
+from runs_api.ownership import chat_heads
+from runs_api.schemas import Messages
+from runs_domain.events import Json
+from runs_domain.read_models import messages_after
+from runs_domain.scopes import READ
+
+
+@get("/api/chats/{chat_id:str}/messages", opt=auth.needs(READ), summary="A chat's messages")
+async def chat_messages(
+    request: Request[Any, Any, Any],
+    chat_id: str,
+    partial: Annotated[
+        bool,
+        Parameter(description="Show the unfinished assistant message as far as it is persisted"),
+    ] = False,
+) -> Messages:
+    """The user's are there from the 202 on, the assistant's once its run has ended: a client
+    that resumes a stream would show an unfinished one twice.
+    """
+    deps = deps_of(request.scope)
+    messages: dict[str, Json] = {}
+    for head in await chat_heads(deps, auth.credential_of(request), chat_id):
+        for row in messages_after(await deps.log.read(head.run_id)):
+            # A later run repeats the messages before it; each stands where it first stood.
+            if row.complete or (partial and row.message["parts"]):
+                messages[row.message["id"]] = row.message
+    return Messages(data=tuple(messages.values()))
+
+
+def encode(messages: Messages) -> bytes:
+    return msgspec.json.encode(messages)

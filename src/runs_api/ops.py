@@ -1,0 +1,93 @@
+"""What operators ask: is it alive, can it serve, what does it offer. The only public routes."""
+
+import asyncio
+import html
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response, get
+
+from runs_api.auth import PUBLIC
+from runs_api.deps import Probe, deps_of
+from runs_api.errors import RETRY_AFTER_SECONDS
+from runs_api.schemas import Health
+from runs_domain.errors import QueueUnavailable, StoreUnavailable
+
+PROBE_SECONDS_MAX: Final = 2.0
+PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+
+DESCRIBE: Final = "describe"
+
+AnyRequest = Request[Any, Any, Any]
+
+
+@get("/healthz", opt=PUBLIC, summary="The process answers")
+async def healthz() -> Health:
+    return Health(status="ok")
+
+
+@get("/readyz", opt=PUBLIC, summary="The process can serve")
+async def readyz(request: AnyRequest) -> Response[Health]:
+    """Without PostgreSQL it cannot (503). Without Redis it can: runs are accepted and start
+    when Redis is back, and streams follow the log.
+    """
+    deps = deps_of(request.scope)
+    store, queue = await asyncio.gather(_answers(deps.ask_store), _answers(deps.ask_queue))
+    parts = {"postgres": _word(store), "redis": _word(queue)}
+    if not store:
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return Response(Health(status="unavailable", parts=parts), status_code=503, headers=headers)
+    return Response(Health(status="ok" if queue else "degraded", parts=parts))
+
+
+async def _answers(probe: Probe) -> bool:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS_MAX):
+            await probe()
+    except (StoreUnavailable, QueueUnavailable, TimeoutError):
+        return False
+    return True
+
+
+def _word(answers: bool) -> str:
+    return "ok" if answers else "unavailable"
+
+
+@get("/openapi.json", opt=PUBLIC, include_in_schema=False)
+async def openapi(request: AnyRequest) -> Response[bytes]:
+    return Response(msgspec.json.encode(described(request)), media_type="application/json")
+
+
+@get("/docs", opt=PUBLIC, include_in_schema=False)
+async def docs(request: AnyRequest) -> Response[str]:
+    """The routes on one page that loads nothing from anywhere."""
+    return Response(
+        page(described(request)),
+        media_type="text/html",
+        headers={"content-security-policy": PAGE_POLICY},
+    )
+
+
+def described(request: AnyRequest) -> dict[str, Any]:
+    describe: Callable[[], dict[str, Any]] = request.app.state[DESCRIBE]
+    return describe()
+
+
+def page(schema: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{method.upper()}</code></td><td><code>{html.escape(path)}</code></td>"
+        f"<td>{html.escape(operation.get('summary', ''))}</td></tr>"
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    )
+    title = html.escape(schema["info"]["title"])
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td{padding:.2rem 1rem .2rem 0;vertical-align:top}</style>"
+        f"<h1>{title}</h1><p>Send <code>x-api-key: KEY</code> or"
+        " <code>Authorization: Bearer KEY</code>. All of it, for machines:"
+        ' <a href="/openapi.json">openapi.json</a>.</p>'
+        f"<table>{rows}</table></html>"
+    )
