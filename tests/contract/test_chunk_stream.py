@@ -58,11 +58,19 @@ async def test_a_stream_that_is_not_there_reads_as_none(chunks: ChunkStream) -> 
     assert await chunks.next_index(RUN) is None
 
 
-async def test_the_first_write_sets_the_base(chunks: ChunkStream) -> None:
-    await chunks.write(RUN, TWO, 7, [b"h"])
+async def test_a_stream_that_is_not_there_begins_at_0(chunks: ChunkStream) -> None:
+    """A writer whose frames were wiped must hear of it."""
+    assert await chunks.write(RUN, TWO, 7, [b"h"]) is False
+
+    assert await chunks.next_index(RUN) is None
+
+
+async def test_what_is_before_the_base_reads_as_none(chunks: ChunkStream) -> None:
+    await chunks.restart(RUN, TWO, 7, [b"h"])
 
     assert await chunks.read(RUN, 6, count=10) is None
     assert await chunks.read(RUN, 7, count=10) == ChunkTail(7, (b"h",))
+    assert await chunks.next_index(RUN) == 8
 
 
 async def test_a_reader_at_the_end_gets_no_frames(chunks: ChunkStream) -> None:
@@ -177,12 +185,13 @@ async def test_frames_without_their_state_are_forgotten(redis: Redis) -> None:
     """A Redis that evicts may drop one key of the two."""
     async with pubsub_of(redis) as pubsub:
         chunks = RedisChunks(redis, pubsub)
-        await chunks.write(RUN, ONE, 0, [b"a"])
+        await chunks.write(RUN, ONE, 0, [b"old", b"old"])
         await redis.delete(names.chunk_state(RUN))
 
-        assert await chunks.write(RUN, ONE, 1, [b"b"]) is True
+        assert await chunks.write(RUN, ONE, 2, [b"c"]) is False
+        assert await chunks.write(RUN, ONE, 0, [b"a"]) is True
 
-        assert await chunks.read(RUN, 1, count=10) == ChunkTail(1, (b"b",))
+        assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",))
 
 
 async def test_state_without_its_frames_refuses_so_that_the_writer_begins_again(
