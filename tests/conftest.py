@@ -4,7 +4,10 @@
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -66,6 +69,14 @@ def redis_url(servers: Servers) -> Iterator[str]:
     _flush(servers.redis_url)
     yield servers.redis_url
     _flush(servers.redis_url)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """An empty directory whose path is short enough for sockets; pytest's own is not."""
+    path = Path(tempfile.mkdtemp(prefix="rl-"))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -29,16 +29,8 @@ IDENTITIES = ["as this user", *(["as an ordinary user"] if os.geteuid() == 0 els
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """An empty directory with a path short enough for sockets."""
-    path = Path(tempfile.mkdtemp(prefix="rl-"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def stopped(place: Path) -> Iterator[Servers]:
-    servers = Servers(place / "data", durable=False)
+def stopped(short_path: Path) -> Iterator[Servers]:
+    servers = Servers(short_path / "data", durable=False)
     yield servers
     servers.stop()
 
@@ -105,15 +97,15 @@ def test_rows_survive_servers_that_are_killed(own_servers: Servers) -> None:
 @pytest.mark.crash
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_servers_die_with_their_killed_owner_and_the_next_one_finds_all_data(
-    place: Path, identity: str
+    short_path: Path, identity: str
 ) -> None:
-    with owner(place / "data", identity) as (process, said):
+    with owner(short_path / "data", identity) as (process, said):
         assert "error" not in said, said
         with psycopg.connect(said["admin"]) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 7 AS it")
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=10)
-        with owner(place / "data", identity) as (_, again):
+        with owner(short_path / "data", identity) as (_, again):
             assert "error" not in again, again
             assert not is_running(said["postgres"])
             assert not is_running(said["valkey"])
@@ -122,8 +114,8 @@ def test_servers_die_with_their_killed_owner_and_the_next_one_finds_all_data(
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
-def test_no_process_is_left_when_the_owner_stops(place: Path, identity: str) -> None:
-    with owner(place / "data", identity) as (process, said):
+def test_no_process_is_left_when_the_owner_stops(short_path: Path, identity: str) -> None:
+    with owner(short_path / "data", identity) as (process, said):
         assert "error" not in said, said
         process.communicate(timeout=30)
 
@@ -132,9 +124,9 @@ def test_no_process_is_left_when_the_owner_stops(place: Path, identity: str) -> 
     assert not is_running(said["valkey"])
 
 
-def test_a_second_owner_is_refused_and_told_who_is_there(place: Path) -> None:
-    with Servers(place, durable=False) as first:
-        with owner(place, "as this user") as (_, said):
+def test_a_second_owner_is_refused_and_told_who_is_there(short_path: Path) -> None:
+    with Servers(short_path, durable=False) as first:
+        with owner(short_path, "as this user") as (_, said):
             assert f"already runs (pid {os.getpid()})" in said["error"]
             assert "RUNLEDGER_DATA_DIR" in said["error"]
         assert count(first) == (1, 1)
@@ -189,20 +181,20 @@ def test_no_value_of_a_row_is_in_the_log(own_servers: Servers) -> None:
     assert "canary-4711" not in log.read_text("utf-8")
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_closed_directory(place: Path) -> None:
-    with Servers(place / ("long" * 30), durable=False) as servers:
+def test_a_path_too_long_for_a_socket_gets_a_short_closed_directory(short_path: Path) -> None:
+    with Servers(short_path / ("long" * 30), durable=False) as servers:
         assert count(servers) == (1, 1)
         assert servers.places.data_dir not in servers.places.sockets.parents
         assert servers.places.sockets.stat().st_mode & 0o077 == 0
     shutil.rmtree(servers.places.sockets)
 
 
-def test_a_short_directory_of_somebody_else_is_refused(place: Path) -> None:
+def test_a_short_directory_of_somebody_else_is_refused(short_path: Path) -> None:
     """The name is predictable: what another user put there must not be used."""
-    data = place / ("long" * 30)
+    data = short_path / ("long" * 30)
     sockets = Servers(data).places.sockets
     sockets.rmdir()
-    sockets.symlink_to(place)
+    sockets.symlink_to(short_path)
 
     with pytest.raises(StackError, match="is not a directory of this user"):
         Servers(data)
