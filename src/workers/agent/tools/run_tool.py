@@ -114,7 +114,7 @@ def _failed(origin: ErrorOrigin, text: str) -> ToolResult:
 
 def _clean(text: str) -> str:
     """What PostgreSQL and JSON can hold: no U+0000, no half of a surrogate pair."""
-    whole = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
