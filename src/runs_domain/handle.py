@@ -52,7 +52,7 @@ def append_of(
 ) -> Append:
     """The append of `events`, which `decide` made of the stream's state.
 
-    The envelope's attempt is the state's after them, whatever `context` says.
+    The envelope's attempt and subject are the state's after them, whatever `context` says.
     """
     after = stream.state
     for event in events:
@@ -64,7 +64,7 @@ def append_of(
         expected_version=stream.state.version,
         prev=stream.prev,
         events=tuple(events),
-        context=replace(context, attempt=after.attempt),
+        context=replace(context, attempt=after.attempt, subject=after.requested.account_id),
         account_id=after.requested.account_id,
         chat_id=after.requested.chat_id,
         session_id=after.requested.session_id,

@@ -3,7 +3,7 @@
 The model has its own file (`model_port.py`), the sandbox too (`sandbox_port.py`).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Literal, Protocol
@@ -144,8 +144,11 @@ class EventLog(Protocol):
         """Runs with something left to do, by run id from `after` on: the reconciler's list."""
         ...
 
-    def follow(self, after: Position) -> AsyncIterator[Sequence[Recorded]]:
-        """Every event after `after`, in position order, in batches, for ever; waits for more."""
+    def follow(self, after: Position) -> AsyncGenerator[Sequence[Recorded], None]:
+        """Every event after `after`, in position order, in batches, for ever; waits for more.
+
+        It holds a connection: read it inside `contextlib.aclosing`.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +25,6 @@ from runs_domain.errors import (
 )
 from runs_domain.handle import append_of, empty, handle, load
 from runs_domain.ids import AccountId, Attempt, KeyId, Position, RunId, Version
-from runs_domain.ports import Recorded
 from runs_domain.run import fold, is_live, is_open, status_of
 from runs_domain.settings import Secret
 from runs_domain.storage.appender import Commit
@@ -197,6 +197,15 @@ async def test_each_commit_is_announced_with_its_runs_and_last_position(subject:
     with pytest.raises(VersionConflict):
         await subject.log.append(append_of(empty(run.run_id), (written[0].event,), run.context))
     assert len(subject.commits) == 2
+
+
+async def test_an_event_about_another_account_than_its_run_s_is_refused(subject: Subject) -> None:
+    run = Run(subject.log)
+    append = run.decided(run.request())
+    stray = replace(append, context=replace(append.context, subject=new_account_id()))
+
+    with pytest.raises(AppendRefused):
+        await subject.log.append(stray)
 
 
 # ------------------------------------------------------------------------------ refusals
@@ -501,15 +510,15 @@ async def test_an_erased_account_s_run_can_end_and_no_new_one_begins(subject: Su
 async def test_followers_get_every_event_in_order_and_wait_for_more(subject: Subject) -> None:
     run = Run(subject.log)
     await run.start()
-    seen: list[Recorded] = []
-    follower = subject.log.follow(Position(0))
-    seen += await anext(follower)
-    waiting = asyncio.ensure_future(anext(follower))
-    await run.do(builders.text_step(run.stream.state))
-    seen += await asyncio.wait_for(waiting, timeout=10)
+    async with aclosing(subject.log.follow(Position(0))) as follower:
+        seen = [*await anext(follower)]
+        waiting = asyncio.ensure_future(anext(follower))
+        await run.do(builders.text_step(run.stream.state))
+        seen += await asyncio.wait_for(waiting, timeout=10)
+    async with aclosing(subject.log.follow(seen[2].position)) as follower:
+        rest = await anext(follower)
 
     assert seen == list(await subject.log.read(run.run_id))
-    rest = await anext(subject.log.follow(seen[2].position))
     assert list(rest) == seen[3:]
 
 

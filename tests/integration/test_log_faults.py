@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import psycopg
 import pytest
@@ -293,12 +293,44 @@ async def test_a_follower_outlives_lost_connections(database: Database) -> None:
     ):
         run = Run(log)
         await run.start()
-        follower = log.follow(Position(0))
-        seen = [*await anext(follower)]
-        await proxy.refuse()
-        await proxy.listen()
-        await until(lambda: _succeeds(lambda: run.do(take_over(run))))
-        seen += await asyncio.wait_for(anext(follower), timeout=20)
-        await follower.aclose()  # type: ignore[attr-defined]
+        async with aclosing(log.follow(Position(0))) as follower:
+            seen = [*await anext(follower)]
+            await proxy.refuse()
+            await proxy.listen()
+            await until(lambda: _succeeds(lambda: run.do(take_over(run))))
+            seen += await asyncio.wait_for(anext(follower), timeout=20)
 
         assert seen == list(await log.read(run.run_id))
+
+
+async def test_a_server_that_takes_no_writes_is_unavailable_and_reads_go_on(
+    database: Database,
+) -> None:
+    """As a standby is after a failover."""
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        async with opened(database.url) as log:
+            run = Run(log)
+            await run.start()
+            admin.execute(
+                f"ALTER DATABASE {database.name} SET default_transaction_read_only = on".encode()
+            )
+            async with opened(database.url) as late:
+                with pytest.raises(StoreUnavailable, match="25006"):
+                    await late.append(run.decided(take_over(run)))
+                assert len(await late.read(run.run_id)) == 4
+
+
+async def test_writers_that_are_long_gone_are_forgotten(database: Database) -> None:
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        for days in (8, 6):
+            admin.execute(
+                "INSERT INTO log_writers VALUES"
+                " (gen_random_uuid(), 1, now() - make_interval(days => %s), '{}', '{}', '{}')",
+                [days],
+            )
+        async with opened(database.url) as log:
+            run = Run(log)
+            await run.start()
+        left = admin.execute("SELECT count(*) FROM log_writers").fetchone()
+
+    assert left == (2,)

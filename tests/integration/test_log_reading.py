@@ -1,6 +1,7 @@
 """The log seen from outside: the stock library, the service's rights, many writers, a tail."""
 
 import asyncio
+from contextlib import aclosing
 
 import psycopg
 import pytest
@@ -105,10 +106,9 @@ async def test_many_writers_on_many_connections_leave_no_hole_and_a_tail_misses_
 
 async def _tail(log: PostgresEventLog, count: int) -> list[Recorded]:
     seen: list[Recorded] = []
-    async for batch in log.follow(Position(0)):
-        seen += batch
-        if len(seen) >= count:
-            break
+    async with aclosing(log.follow(Position(0))) as follower:
+        while len(seen) < count:
+            seen += await anext(follower)
     return seen
 
 

@@ -45,7 +45,11 @@ RECONNECT_PAUSE_SECONDS: Final = 0.1
 DOUBTS_MAX: Final = 3
 """Lost connections that one append may meet before its caller is told."""
 WRITER_KEPT_DAYS: Final = 7
+"""How long after its last batch a writer's receipt is kept; it is asked for within seconds."""
 
+_FORGET: Final = """
+    DELETE FROM log_writers WHERE at < now() - make_interval(days => %b::integer)
+    RETURNING writer_id"""
 _CONSTRAINTS: Final = {
     "run_heads_one_live_run_a_chat": "chat_busy",
     "api_keys_pkey": "key_taken",
@@ -53,6 +57,9 @@ _CONSTRAINTS: Final = {
     "run_heads_pkey": "version_conflict",
     "stored_events_pkey": "version_conflict",
 }
+
+_NOT_NOW: Final = ("25", "42")
+"""Classes of SQLSTATE: read only (a standby), and tables or rights that a migration will bring."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +131,10 @@ class Appender:
             await asyncio.wait({self._task}, timeout=BATCH_SECONDS_MAX)
             self._task.cancel()
             await asyncio.wait({self._task})
+        try:
+            await self._connection.fetch(_FORGET, (WRITER_KEPT_DAYS,))
+        except (StoreUnavailable, psycopg.Error) as error:
+            _log.warning("old writers were not forgotten: %s", type(error).__name__)
         await self._connection.close()
 
     async def submit(self, encoded: Encoded) -> Landed:
@@ -288,7 +299,10 @@ def _refusal(error: Exception, encoded: Encoded) -> RunledgerError:
         return refusal_of(type(error).__name__, encoded.append)
     constraint = error.diag.constraint_name or ""
     code = _CONSTRAINTS.get(constraint)
-    if code is None:
-        _log.error("the database refused an append: %s", error.sqlstate)
-        code = error.sqlstate or type(error).__name__
-    return refusal_of(code, encoded.append)
+    if code is not None:
+        return refusal_of(code, encoded.append)
+    state = error.sqlstate or type(error).__name__
+    _log.error("the database refused an append: %s", state)
+    if state.startswith(_NOT_NOW):
+        return StoreUnavailable(f"the database takes no appends now ({state})")
+    return refusal_of(state, encoded.append)

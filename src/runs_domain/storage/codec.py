@@ -112,6 +112,8 @@ def encode(append: Append, key: DataKey | None) -> tuple[Pieces, ...]:
     """
     if not append.events:
         raise AppendRefused("an append needs an event")
+    if append.context.subject != append.account_id:
+        raise AppendRefused("the subject of an event is the account of its run")
     if key is None and append.expected_version == BEFORE_FIRST:
         raise ContentErased(f"account {append.account_id} was erased")
     pieces = tuple(

@@ -1,7 +1,7 @@
 """The log's twin over dicts, for tests: the same bytes, refusals, heads, keys and hashes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -113,7 +113,7 @@ class MemoryEventLog:
         )
         return tuple(heads[:limit])
 
-    async def follow(self, after: Position) -> AsyncIterator[Sequence[Recorded]]:
+    async def follow(self, after: Position) -> AsyncGenerator[Sequence[Recorded], None]:
         while True:
             self._more.clear()
             rows = [row for row in self._rows if row.position > after]

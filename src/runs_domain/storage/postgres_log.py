@@ -1,7 +1,7 @@
 """`ports.EventLog` over PostgreSQL: the appender writes, the lean reads read, the codec between."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -89,7 +89,7 @@ class PostgresEventLog:
     async def open_heads(self, *, limit: int, after: RunId | None = None) -> tuple[Head, ...]:
         return tuple(await self._reads.open_heads(limit, after))
 
-    async def follow(self, after: Position) -> AsyncIterator[Sequence[Recorded]]:
+    async def follow(self, after: Position) -> AsyncGenerator[Sequence[Recorded], None]:
         """Outlives lost connections: it warns and reads on from where it was."""
         connection = ReconnectingConnection(
             self._url,

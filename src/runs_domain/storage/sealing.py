@@ -5,6 +5,7 @@ A data key is 32 random bytes, stored wrapped under a sub-key of the server secr
 memory for DATA_KEY_SECONDS_MAX at most, so that an erasure bites in every process.
 """
 
+import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,14 +102,13 @@ class DataKeys:
         self, accounts: Iterable[AccountId]
     ) -> Mapping[AccountId, DataKey | None]:
         """One a given account; None if it was destroyed or never made."""
-        keys: dict[AccountId, DataKey | None] = {}
-        for account in set(accounts):
-            kept = self._fresh(account)
-            if kept is None:
-                row = await self._rows.get(account)
-                keys[account] = None if row is None else self._keep(account, row)
-            else:
-                keys[account] = kept.key
+        wanted = set(accounts)
+        kept = {account: found for account in wanted if (found := self._fresh(account))}
+        missing = tuple(wanted - kept.keys())
+        rows = await asyncio.gather(*map(self._rows.get, missing))
+        keys = {account: found.key for account, found in kept.items()}
+        for account, row in zip(missing, rows, strict=True):
+            keys[account] = None if row is None else self._keep(account, row)
         return keys
 
     def forget(self, account: AccountId) -> None:
