@@ -56,7 +56,7 @@ class TestStatus:
         assert status_of(after(FAIL, state=started())) == "failed"
         assert status_of(after(CANCEL, state=after(request_run()))) == "cancelled"
 
-    def test_of_an_empty_stream_is_an_error_and_never_a_guess_L_07(self) -> None:  # noqa: N802
+    def test_of_an_empty_stream_is_an_error_and_never_a_guess_L_07(self) -> None:
         with pytest.raises(RunNotFound):
             status_of(INITIAL)
 
@@ -100,7 +100,7 @@ class TestEnds:
         with pytest.raises(IllegalTransition):
             decide(after(tool_step(state), state=state), COMPLETE)
 
-    def test_open_calls_are_closed_by_whoever_ends_the_run_I_30(self) -> None:  # noqa: N802
+    def test_open_calls_are_closed_by_whoever_ends_the_run_I_30(self) -> None:
         state = started()
         state = after(tool_step(state, 2), state=state)
 
@@ -147,7 +147,7 @@ class TestCancel:
         assert decide(after(CANCEL, state=started()), CANCEL) == ()
         assert decide(completed(), CANCEL) == ()
 
-    def test_wins_over_a_completion_that_came_second_I_28(self) -> None:  # noqa: N802
+    def test_wins_over_a_completion_that_came_second_I_28(self) -> None:
         state = started()
         state = after(text_step(state), CANCEL, state=state)
         for command in (COMPLETE, FAIL):
