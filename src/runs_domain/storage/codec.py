@@ -108,7 +108,7 @@ def encode(append: Append, key: DataKey | None) -> tuple[Pieces, ...]:
     """One `Pieces` an event. `key` is the account's, None if it was destroyed: then an ongoing
     run goes on without its content, so that it can end, and a new one is refused.
 
-    Raises ContentErased, and AppendRefused for an event larger than EVENT_BYTES_MAX.
+    Raises ContentErased, and AppendRefused for an event that is no JSON or too large.
     """
     if not append.events:
         raise AppendRefused("an append needs an event")
@@ -116,10 +116,14 @@ def encode(append: Append, key: DataKey | None) -> tuple[Pieces, ...]:
         raise AppendRefused("the subject of an event is the account of its run")
     if key is None and append.expected_version == BEFORE_FIRST:
         raise ContentErased(f"account {append.account_id} was erased")
-    pieces = tuple(
-        _pieces(append, Version(append.expected_version + place), event, key)
-        for place, event in enumerate(append.events, start=1)
-    )
+    try:
+        pieces = tuple(
+            _pieces(append, Version(append.expected_version + place), event, key)
+            for place, event in enumerate(append.events, start=1)
+        )
+    except (UnicodeEncodeError, RecursionError, TypeError) as error:
+        # Half a surrogate pair, nesting without end, a value that JSON does not have.
+        raise AppendRefused(f"an event is not JSON: {type(error).__name__}") from None
     if any(one.size > EVENT_BYTES_MAX for one in pieces):
         raise AppendRefused(f"an event may have {EVENT_BYTES_MAX} bytes")
     return pieces
