@@ -94,7 +94,7 @@ class HeldRun:
         What somebody else appended meanwhile is read first and everything is decided anew, so a
         refusal is always about the newest state.
         """
-        deadline = self._clock.monotonic_seconds() + STORE_PATIENCE_SECONDS
+        doubtful: tuple[Event, ...] = ()
         for _ in range(CONFLICTS_MAX):
             new_events = self._decide(commands)[1]
             if not new_events:
@@ -103,9 +103,13 @@ class HeldRun:
             try:
                 self._take(await self._log.append(append), sent=sent)
             except VersionConflict:
+                if await self._has_landed(doubtful, sent):
+                    return
                 await self.catch_up()
             except StoreUnavailable:
-                if await self._landed(new_events, deadline, sent):
+                doubtful = new_events
+                await self._outwait()
+                if await self._has_landed(doubtful, sent):
                     return
             else:
                 return
@@ -133,21 +137,31 @@ class HeldRun:
             attempt=self.attempt,
         )
 
-    async def _landed(self, new_events: tuple[Event, ...], deadline: float, sent: int) -> bool:
-        """Wait for the store to answer again; whether our append had landed after all."""
+    async def _outwait(self) -> None:
+        """Until the store answers again; raises StoreUnavailable when patience ends."""
+        deadline = self._clock.monotonic_seconds() + STORE_PATIENCE_SECONDS
         while True:
             await self._clock.sleep(STORE_RETRY_SECONDS)
             try:
-                newer = await self._log.read(self.run_id, after=self.state.version)
+                await self._log.head(self.run_id)
             except StoreUnavailable:
                 if self._clock.monotonic_seconds() > deadline:
                     raise
                 logger.warning("run %s waits for the event log", self.run_id)
-                continue
-            landed = tuple(entry.event for entry in newer[: len(new_events)]) == new_events
-            if landed:
-                self._take(newer, sent=sent)
-            return landed
+            else:
+                return
+
+    async def _has_landed(self, doubtful: tuple[Event, ...], sent: int) -> bool:
+        """Whether events whose append ended in doubt are in the log after all: then they are
+        taken as the answer that was lost."""
+        if not doubtful:
+            return False
+        newer = await self._log.read(self.run_id, after=self.state.version)
+        ours = newer[: len(doubtful)]
+        if tuple(entry.event for entry in ours) != doubtful:
+            return False
+        self._take(ours, sent=sent)
+        return True
 
 
 def _is_a_clients(event: Event) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from runs_domain import events as e
 from runs_domain import model_port as m
 from runs_domain.commands import RequestCancel
-from runs_domain.errors import ModelOverloaded
+from runs_domain.errors import ModelOverloaded, StoreUnavailable
 from runs_domain.frames import frames_of
 from runs_domain.handle import handle
 from tests.support.builders import RUN
@@ -488,3 +488,48 @@ async def test_a_failed_try_after_some_words_keeps_them_and_asks_again() -> None
     reader = await check_stream(world)
     texts = [part["text"] for part in reader.message["parts"] if part["type"] == "text"]
     assert texts == ["half a", "half a sentence"]
+
+
+@pytest.mark.parametrize("landed", [True, False])
+async def test_an_append_in_doubt_is_looked_for_before_it_is_made_again(landed: bool) -> None:
+    world = World()
+    await world.request("hello")
+    append = world.log.append
+    doubts: list[int] = []
+
+    async def doubtful(wanted: Any) -> Any:
+        if isinstance(wanted.events[0], e.MessagePersisted) and not doubts:
+            doubts.append(1)
+            if landed:
+                await append(wanted)
+            raise StoreUnavailable("the reply was lost")
+        return await append(wanted)
+
+    world.log.append = doubtful
+    await world.drive()
+
+    assert await world.tags() == [*BEGIN, "message_persisted", *END]
+    await check_stream(world)
+
+
+async def test_an_append_that_lands_late_is_not_taken_for_another_workers() -> None:
+    """The first reply was lost and the store seemed not to have it; it landed meanwhile."""
+    world = World()
+    await world.request("hello")
+    append = world.log.append
+    late: list[Any] = []
+
+    async def doubtful(wanted: Any) -> Any:
+        if isinstance(wanted.events[0], e.MessagePersisted) and not late:
+            late.append(wanted)
+            raise StoreUnavailable("the reply was lost")
+        if late and late[0] is not None:
+            await append(late[0])
+            late[0] = None
+        return await append(wanted)
+
+    world.log.append = doubtful
+    await world.drive()
+
+    assert await world.tags() == [*BEGIN, "message_persisted", *END]
+    await check_stream(world)
