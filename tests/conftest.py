@@ -1,9 +1,5 @@
-"""Fixtures for all tests: real PostgreSQL and Valkey, once a session; a database for each test.
+"""Fixtures for all tests: real PostgreSQL and Valkey, once a session; a database for each test."""
 
-`--long` adds the sweeps. With CI=true a skipped test fails the run.
-"""
-
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,29 +17,7 @@ from tests.support.servers import (
 )
 from workers.stack.servers import Servers
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also run the sweeps")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
-    sweeps = [item for item in items if item.get_closest_marker("long")]
-    items[:] = [item for item in items if not item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=sweeps)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    if skipped and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED:
-        terminalreporter.write_line(f"NOT TESTED HERE: {len(skipped)} skipped, see above", red=True)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+pytest_plugins = ("pytester", "tests.support.run_rules")
 
 
 @pytest.fixture(scope="session")
