@@ -52,6 +52,11 @@ def _anything(_value: Any, _path: Path) -> None:
     pass
 
 
+def _not_null(value: Any, path: Path) -> None:
+    if value is None:
+        raise InvalidMessages(path, "must not be null")
+
+
 def _one_of(*words: str) -> Check:
     def check(value: Any, path: Path) -> None:
         if value not in words:
@@ -107,7 +112,7 @@ _TOOL: Final = _Rule(
     },
 )
 
-_RAW: Final = {"input": _anything, "rawInput": _anything}
+_RAW: Final = {"input": _anything, "rawInput": _not_null}
 _APPROVED: Final = {"approval": _approval(answered=True, approved=True)}
 _STATES: Final[Mapping[str, _Rule]] = {
     "input-streaming": _Rule(
