@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, Response, get
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
 from runs_api.deps import deps_of
@@ -16,6 +16,7 @@ from runs_domain.ports import Recorded
 from runs_domain.scopes import READ
 
 JSON: Final = "application/json"
+VERSION_MAX: Final = 2**31 - 1
 NDJSON: Final = "application/x-ndjson"
 
 _encoder = msgspec.json.Encoder()
@@ -24,9 +25,9 @@ _encoder = msgspec.json.Encoder()
 @get("/api/chat/runs/{run_id:str}/events", opt=auth.needs(READ), summary="A run's history")
 async def run_events(
     request: Request[Any, Any, Any],
-    run_id: str,
+    run_id: FromPath[str],
     from_version: Annotated[
-        int, Parameter(ge=1, le=2**31, query="from_version", description="The first version wanted")
+        int, QueryParameter(ge=1, le=VERSION_MAX, description="The first version wanted")
     ] = 1,
 ) -> Response[History]:
     """One JSON object, or a line an event where `Accept` asks for application/x-ndjson."""

@@ -2,9 +2,8 @@
 
 from typing import Annotated, Any
 
-import msgspec
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
 from runs_api.deps import deps_of
@@ -18,10 +17,12 @@ from runs_domain.scopes import READ
 @get("/api/chats/{chat_id:str}/messages", opt=auth.needs(READ), summary="A chat's messages")
 async def chat_messages(
     request: Request[Any, Any, Any],
-    chat_id: str,
+    chat_id: FromPath[str],
     partial: Annotated[
         bool,
-        Parameter(description="Show the unfinished assistant message as far as it is persisted"),
+        QueryParameter(
+            description="Show the unfinished assistant message as far as it is persisted"
+        ),
     ] = False,
 ) -> Messages:
     """The user's are there from the 202 on, the assistant's once its run has ended: a client
@@ -35,7 +36,3 @@ async def chat_messages(
             if row.complete or (partial and row.message["parts"]):
                 messages[row.message["id"]] = row.message
     return Messages(data=tuple(messages.values()))
-
-
-def encode(messages: Messages) -> bytes:
-    return msgspec.json.encode(messages)

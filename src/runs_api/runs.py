@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from litestar import Request, Response, get, post
+from litestar.params import FromPath
 
 from runs_api import auth
 from runs_api.bodies import RunRequest, parse_run_request
@@ -106,7 +107,7 @@ def _context(request: AnyRequest, credential: Credential, subject: AccountId) ->
 
 
 @get("/api/chat/runs/{run_id:str}", opt=auth.needs(READ), summary="A run's status")
-async def run_status(request: AnyRequest, run_id: str) -> Response[RunView | None]:
+async def run_status(request: AnyRequest, run_id: FromPath[str]) -> Response[RunView | None]:
     """`ETag` is the run's version: with `If-None-Match` an unchanged run is a 304."""
     deps = deps_of(request.scope)
     head = await run_head(deps, auth.credential_of(request), run_id)
@@ -154,7 +155,7 @@ def _view(run: RunSummary) -> RunView:
     opt=auth.needs(WRITE),
     summary="Cancel a run",
 )
-async def cancel_run(request: AnyRequest, run_id: str) -> Response[RunStopped]:
+async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunStopped]:
     """202 as long as the run had not ended before, 200 after; as often as one likes.
 
     A queued run ends here and now; of a running one the worker is told.

@@ -7,6 +7,7 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 DONE: Final = b"data: [DONE]\n\n"
 
 HEADERS: Final = {
+    "content-type": "text/event-stream",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
     "x-vercel-ai-ui-message-stream": "v1",

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from litestar import Request, Response, get
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from runs_api import auth, sse
@@ -30,7 +31,7 @@ AnyRequest = Request[Any, Any, Any]
     media_type=MEDIA_TYPE,
     summary="Follow a chat's newest run",
 )
-async def chat_stream(request: AnyRequest, chat_id: str) -> Response[Any]:
+async def chat_stream(request: AnyRequest, chat_id: FromPath[str]) -> Response[Any]:
     """`chat_id` may be a run's id too: one transport resumes by either."""
     deps = deps_of(request.scope)
     head = await newest_head(deps, auth.credential_of(request), chat_id)
@@ -43,7 +44,7 @@ async def chat_stream(request: AnyRequest, chat_id: str) -> Response[Any]:
     media_type=MEDIA_TYPE,
     summary="Follow a run",
 )
-async def run_stream(request: AnyRequest, run_id: str) -> Response[Any]:
+async def run_stream(request: AnyRequest, run_id: FromPath[str]) -> Response[Any]:
     deps = deps_of(request.scope)
     head = await run_head(deps, auth.credential_of(request), run_id)
     return await _answer(request, deps, head)

@@ -116,9 +116,13 @@ class Log(MemoryEventLog):
 
 
 class Chunks(MemoryChunks):
-    """`down` makes every read fail, as without Redis."""
+    """Counts reads; `down` makes every one fail, as without Redis."""
 
     down = False
+    reads = 0
+
+    def watched(self, run_id: RunId) -> bool:
+        return bool(self._watchers.get(run_id))
 
     def _check(self) -> None:
         if self.down:
@@ -126,6 +130,7 @@ class Chunks(MemoryChunks):
 
     @override
     async def read(self, run_id: RunId, index: int, *, count: int) -> ChunkTail | None:
+        self.reads += 1
         self._check()
         return await super().read(run_id, index, count=count)
 
