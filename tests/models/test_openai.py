@@ -98,6 +98,17 @@ async def test_the_request_has_the_model_the_key_the_messages_and_the_tools(
     }
 
 
+async def test_each_try_has_an_idempotency_key_of_its_own_that_a_replay_would_repeat(
+    server: ModelServer, model: OpenAIModel
+) -> None:
+    for tries in (0, 0, 1):
+        server.reply(text("ok"), finish("stop"), DONE)
+        await events_of(model, model_request(attempt_tries=tries))
+
+    first, again, next_try = [asked.headers["idempotency-key"] for asked in server.requests]
+    assert first == again != next_try
+
+
 async def test_without_a_key_no_other_key_of_the_environment_is_sent(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

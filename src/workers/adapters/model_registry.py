@@ -9,7 +9,6 @@ from runs_domain.model_port import Model, ModelEvent, ModelRequest
 from runs_domain.ports import Clock
 from runs_domain.settings import Settings
 from workers.adapters.model_local import LocalModel
-from workers.adapters.model_openai import OpenAIModel
 from workers.adapters.model_scripted import ScriptedModel
 
 Close = Callable[[], Awaitable[None]]
@@ -50,6 +49,9 @@ def models_of(settings: Settings, clock: Clock) -> Models:
         adapters.append(local)
         closes.append(local.close)
     if settings.model_base_url:
+        # Half a second and 30 MB that a worker without a gateway need not spend.
+        from workers.adapters.model_openai import OpenAIModel  # noqa: PLC0415
+
         gateway = OpenAIModel(
             settings.model_base_url, settings.model_api_key, total_seconds=total_seconds
         )
