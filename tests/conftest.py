@@ -15,7 +15,9 @@ from tests.support.servers import (
     make_template,
     temporary_servers,
 )
+from tests.support.stacks import quiet_stack
 from workers.stack.servers import Servers
+from workers.stack.stack import Stack
 
 pytest_plugins = ("pytester", "tests.support.run_rules")
 
@@ -69,6 +71,16 @@ def own_servers() -> Iterator[Servers]:
 def own_database(own_servers: Servers) -> Database:
     """A fresh, migrated database on `own_servers`."""
     return create_database(own_servers)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A whole stack of real processes, one worker; tests share it and must not break it.
+
+    `stack.details` has what a client needs. See `tests/support/stacks.py` for one to break.
+    """
+    with quiet_stack() as ready:
+        yield ready
 
 
 def _flush(url: str) -> None:

@@ -1,0 +1,40 @@
+"""What must hold of every run that has ended, however it went."""
+
+from typing import Any
+
+from runs_domain.frames import decode
+from tests.support.rest import Rest, Run, tag_of
+from tests.support.watch import Watch
+from tests.support.wire_client import StreamReader
+
+ENDINGS = {"completed", "failed", "cancelled"}
+
+
+def check_history(history: list[dict[str, Any]]) -> None:
+    """One end (invariant 1), the fence (3), the order of the end (4), an unbroken chain."""
+    tags = [tag_of(event) for event in history]
+    assert [event["version"] for event in history] == list(range(1, len(history) + 1))
+    endings = [tag for tag in tags if tag in ENDINGS]
+    assert len(endings) == 1, tags
+    after = tags[tags.index(endings[0]) + 1 :]
+    assert after == [*["key_revoked"] * ("key_minted" in tags), "sandbox_released"], tags
+    attempt = 1
+    for before, event in zip([None, *history], history, strict=False):
+        if tag_of(event) == "resumed":
+            assert event["data"]["attempt"] == attempt + 1
+            attempt += 1
+        if event["actor"] == "worker":
+            assert event["attempt"] == attempt, (attempt, event)
+        if before is not None:
+            assert event["prev"] == before["hash"]
+
+
+async def check_story(rest: Rest, run: Run, watch: Watch) -> StreamReader:
+    """Live stream, stream told again, messages and history say the same (invariant 7)."""
+    live = await watch.finished()
+    check_history(await rest.ended(run))
+    assert await rest.replay(run) == live
+    reader = StreamReader().read(decode(chunk) for chunk in live)
+    assert reader.finished
+    assert reader.message == (await rest.messages(run))[-1]
+    return reader

@@ -1,0 +1,111 @@
+"""Whole stacks of real processes: a quiet one that tests share, and ones of a test's own to break.
+
+`stack.details` is what dev.json says: `baseUrl`, `apiKey`, `databaseUrl`, `env` and so on.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from typing_extensions import override
+
+from runs_domain.settings import PREFIX
+from workers.stack.postgres import Postgres
+from workers.stack.processes import Process
+from workers.stack.stack import Stack
+from workers.stack.valkey import Valkey
+
+KILL_SECONDS = 10.0
+
+
+@contextmanager
+def quiet_stack() -> Iterator[Stack]:
+    """Ready: PostgreSQL, Valkey, API, projector, one worker with the local sandbox."""
+    with _place() as place, Stack(place, workers=1, port=0, environ=_environ({}), say=_say) as it:
+        yield it
+
+
+class BreakableStack(Stack):
+    """Comes without workers: a test starts them, and may stop, kill and start every part."""
+
+    def __init__(self, data_dir: Path, environ: Mapping[str, str]) -> None:
+        super().__init__(data_dir, workers=0, port=0, environ=environ, say=_say)
+        self._environment: Mapping[str, str] = {}
+
+    @property
+    def api(self) -> Process:
+        return self._processes["api"]
+
+    @property
+    def postgres(self) -> Postgres:
+        return self._servers.postgres
+
+    @property
+    def valkey(self) -> Valkey:
+        return self._servers.valkey
+
+    @property
+    def sandboxes(self) -> Path:
+        """A folder for each sandbox there is."""
+        return self._data_dir / "sandboxes"
+
+    def start_worker(self) -> Process:
+        """One more, ready to take jobs."""
+        name = f"worker-{len(self._processes)}"
+        worker = Process(name, "worker", self._servers.places, self._environment)
+        self._processes[name] = worker
+        worker.start()
+        worker.wait_until_ready()
+        return worker
+
+    def log_of(self, process: Process) -> str:
+        return process.child.log.read_text("utf-8")
+
+    @override
+    def _start_processes(self, environment: Mapping[str, str], port: int) -> None:
+        self._environment = environment
+        super()._start_processes(environment, port)
+
+    @override
+    def _stop_processes(self) -> None:
+        for process in self._processes.values():
+            process.child.kill(signal.SIGCONT)  # a test that failed may have left one asleep
+        super()._stop_processes()
+
+
+@contextmanager
+def breakable_stack(**settings: str) -> Iterator[BreakableStack]:
+    """`settings` by their names without RUNLEDGER_, as in `lease_seconds="1"`."""
+    with _place() as place, BreakableStack(place, _environ(settings)) as stack:
+        yield stack
+
+
+def kill(process: Process, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send the signal and wait until the process has ended."""
+    process.child.kill(number)
+    assert process.child.wait(KILL_SECONDS), f"{process.name} did not end by {number.name}"
+
+
+@contextmanager
+def _place() -> Iterator[Path]:
+    """A short path, because sockets lie below it."""
+    place = Path(tempfile.mkdtemp(prefix="rl-"))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def _environ(settings: Mapping[str, str]) -> dict[str, str]:
+    """The machine's environment, but none of its settings for Runledger."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return own | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+
+
+def _say(sentence: str) -> None:
+    logging.getLogger(__name__).info(sentence)
