@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any, Final, cast
 
 from arq.typing import WorkerCoroutine
@@ -11,6 +10,7 @@ from arq.worker import Retry, RetryJob
 
 from runs_domain.ports import Job
 from workers.delivery import Delivery, JobFunction, RunningJob
+from workers.where import where
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +44,6 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
             raise RetryJob
 
     return cast("WorkerCoroutine", run)
-
-
-def where(error: BaseException) -> str:
-    """An error's type and line. Its text could hold content, and logs may not."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return type(error).__qualname__
-    file = PurePath(trace.tb_frame.f_code.co_filename).name
-    return f"{type(error).__qualname__} at {file}:{trace.tb_lineno}"
 
 
 def log_failure(task: asyncio.Task[None], name: str) -> None:

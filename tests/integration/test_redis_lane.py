@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import ReadOnlyError, ResponseError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runs_domain.errors import QueueUnavailable
@@ -177,6 +177,49 @@ async def test_redis_may_be_down_at_first(valkey: Valkey) -> None:
 
     assert await until(lambda: _pinged(client)) is True
     await client.aclose()
+
+
+async def test_password_and_database_of_the_url_are_used(valkey: Valkey) -> None:
+    admin = PipelinedRedis(valkey.url())
+    await admin.config_set("requirepass", "open sesame")
+    client = PipelinedRedis(f"{valkey.url(3)}&password=open%20sesame")
+    await client.set("in", "three")
+    await admin.aclose()
+    wrong = PipelinedRedis(f"{valkey.url()}&password=wrong")
+    with pytest.raises(RedisConnectionError):
+        await wrong.ping()
+
+    assert (await client.client_info())["db"] == 3  # type: ignore[no-untyped-call]
+    await client.aclose()
+    await wrong.aclose()
+
+
+async def test_a_server_that_hangs_up_at_once_fails_the_call(short_path: Path) -> None:
+    path = short_path / "rude.sock"
+    server = await asyncio.start_unix_server(lambda _, writer: writer.transport.abort(), path)
+    async with server:
+        lane = Lane(f"unix://{path}", command_seconds=5.0)
+        for _ in range(20):
+            with pytest.raises(RedisConnectionError):
+                await lane.call("PING")
+        await lane.close()
+
+
+async def test_a_server_that_became_a_replica_is_left(short_path: Path) -> None:
+    """After a failover the address may lead to the new master."""
+    async with silent_server(short_path) as silent:
+        lane = Lane(silent.url)
+        call = asyncio.ensure_future(lane.call("SET", "a", 1))
+        await until(lambda: silent.writes)
+        silent.answer(b"-READONLY You can't write against a read only replica.\r\n")
+        with pytest.raises(ReadOnlyError):
+            await call
+
+        again = asyncio.ensure_future(lane.call("PING"))
+        await until(lambda: silent.connections == 2 and len(silent.writes) == 2)
+        silent.answer(b"+PONG\r\n")
+        assert await again == b"PONG"
+        await lane.close()
 
 
 async def test_an_error_reply_is_its_callers_alone(client: PipelinedRedis) -> None:

@@ -448,7 +448,9 @@ async def test_a_job_held_since_flushall_goes_on_elsewhere_when_its_worker_dies(
 ) -> None:
     await jobs.send(job(1))
     desk, heir = Desk(open_by_default=False), Desk()
-    worker = StreamWorker(redis_url, {"run": desk.run}, handle_signals=False, lease_seconds=1.0)
+    worker = StreamWorker(
+        redis_url, {"run": desk.run}, handle_signals=False, lease_seconds=1.0, slots=1
+    )
     serving = asyncio.create_task(worker.serve())
     await until(lambda: desk.begun)
     await redis.flushall()

@@ -22,6 +22,7 @@ from runs_domain.storage.redis_lane import COMMAND_SECONDS, CONNECT_SECONDS, Lan
 POOL_CONNECTIONS_MAX: Final = 8
 _BLOCKING: Final = frozenset({"BLPOP", "BRPOP", "BLMOVE", "BZPOPMIN", "BZPOPMAX", "WAIT"})
 _MAY_BLOCK: Final = frozenset({"XREAD", "XREADGROUP"})
+_BLOCK: Final = frozenset({b"BLOCK", "BLOCK"})
 
 
 class PipelinedRedis(Redis):
@@ -38,7 +39,7 @@ class PipelinedRedis(Redis):
     @override
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         name = args[0]
-        if name in _BLOCKING or (name in _MAY_BLOCK and b"BLOCK" in args):
+        if name in _BLOCKING or (name in _MAY_BLOCK and not _BLOCK.isdisjoint(args)):
             raise ValueError(f"{name} would stop everybody else on this connection")
         return self._parsed(name, await self._lane.call(*args), options)
 

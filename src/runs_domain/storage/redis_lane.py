@@ -107,6 +107,8 @@ class Lane:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 wire = await open_wire(self._target, self._lost)
+                if not wire.is_open:
+                    raise RedisConnectionError("the connection broke at once")
         except (OSError, TimeoutError, RedisError) as error:
             self._pause(error)
         else:

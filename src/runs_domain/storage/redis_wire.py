@@ -67,8 +67,15 @@ class Wire(asyncio.Protocol):
         self._reason: Exception | None = None
         self._gone = asyncio.get_running_loop().create_future()
 
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
     def send(self, commands: Sequence[Pending]) -> None:
-        if self._transport is not None and commands:
+        if self._transport is None:
+            for one in commands:
+                one.fail(RedisConnectionError("the connection broke before the command went out"))
+        elif commands:
             self.in_flight.extend(commands)
             self._transport.write(b"".join([one.data for one in commands]))
 
@@ -103,6 +110,8 @@ class Wire(asyncio.Protocol):
                     continue  # cancelled meanwhile; its reply is used up all the same
                 if isinstance(reply, Exception):
                     waiting.set_exception(reply)
+                    if isinstance(reply, ReadOnlyError):  # a failover: the master is elsewhere now
+                        self.abort(RedisConnectionError("the server is a replica now"))
                 else:
                     waiting.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
