@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from runs_api import describe, history, messages, ops, runs, stream
 from runs_api.auth import require_credential
 from runs_api.background import Background
-from runs_api.bodies import BODY_BYTES_MAX
 from runs_api.deps import DEPS, Deps
 from runs_api.errors import respond
 from runs_api.head_watch import HeadWatch
+from runs_api.json_body import BODY_BYTES_MAX
 from runs_api.observe import REQUEST_ID_HEADER, before_send
 from runs_api.sse import RUN_ID_HEADER, TAIL_INDEX_HEADER
 from runs_domain.errors import QueueUnavailable

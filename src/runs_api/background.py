@@ -9,6 +9,7 @@ from runs_domain.errors import RunledgerError
 
 TASKS_MAX: Final = 2048
 SECONDS_MAX: Final = 5.0
+CLOSE_SECONDS_MAX: Final = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ class Background:
             _logger.exception("%s failed", name)
 
     async def close(self) -> None:
-        """Wait for what is under way; each has its deadline."""
-        while self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        """Give what is under way a moment, then cancel it."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(tuple(self._tasks), timeout=CLOSE_SECONDS_MAX)
+        for task in late:
+            task.cancel()
+        if late:
+            _logger.warning("%d background tasks were cut off", len(late))
+            await asyncio.wait(late)

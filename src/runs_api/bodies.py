@@ -1,24 +1,18 @@
-"""From the bytes of a POST to a request that makes sense, or a 400 that names the first bad value.
-
-JSON is parsed whatever the content-type: the SDK's transports send text/plain.
-"""
+"""From a POST's bytes to a request that makes sense, or a 400 that names the first bad value."""
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from runs_api.errors import ApiError, Path, invalid
+from runs_api.errors import invalid
+from runs_api.json_body import parse_object
 from runs_domain.errors import InvalidMessages
 from runs_domain.events import Json
 from runs_domain.ids import AccountId
 from runs_domain.messages import validate_messages
 
-BODY_BYTES_MAX: Final = 1024 * 1024
-JSON_DEPTH_MAX: Final = 100
 MODEL_CHARS_MAX: Final = 200
 UUID_CHARS: Final = 36
 
@@ -27,8 +21,6 @@ IGNORED: Final = frozenset({"id", "trigger", "messageId"})
 FIELDS: Final = frozenset(
     {"prompt", "messages", "artistId", "accountId", "organizationId", "model", "metadata"}
 )
-
-_decoder = msgspec.json.Decoder()
 
 
 class RunRequest(msgspec.Struct, frozen=True):
@@ -69,34 +61,6 @@ def parse_run_request(raw: bytes) -> RunRequest:
         metadata=_object(body, "metadata"),
         digest=_digest(body, prompt, model),
     )
-
-
-def parse_object(raw: bytes) -> Json:
-    """A JSON object within the limits: depth, and no U+0000, which PostgreSQL's text refuses."""
-    if not raw:
-        raise ApiError(400, "invalid_json", "The body is empty; a JSON object is expected")
-    try:
-        body = _decoder.decode(raw)
-    except UnicodeDecodeError:
-        raise ApiError(400, "invalid_json", "The body is not valid UTF-8") from None
-    except RecursionError:
-        raise _too_deep() from None
-    except (msgspec.DecodeError, ValueError):
-        # The parser's own sentence may quote the body.
-        raise ApiError(400, "invalid_json", "The body is not valid JSON") from None
-    # Both walks are for bodies that could fail them: counting bytes is far cheaper.
-    if raw.count(b"[") + raw.count(b"{") > JSON_DEPTH_MAX and _depth(body) > JSON_DEPTH_MAX:
-        raise _too_deep()
-    if b"\\u0000" in raw:
-        for path in _nul_paths(body):
-            raise invalid(path, "U+0000 cannot be stored")
-    if not isinstance(body, dict):
-        raise invalid((), "The body must be a JSON object")
-    return body
-
-
-def _too_deep() -> ApiError:
-    return ApiError(400, "invalid_json", f"The body nests more than {JSON_DEPTH_MAX} levels deep")
 
 
 def _refuse_unknown(body: Json) -> None:
@@ -151,34 +115,3 @@ def _digest(body: Json, prompt: str, model: str) -> str:
         if value:
             asked[name] = value
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
-
-
-# ------------------------------------------------------------------------------ walks
-
-
-def _children(value: Any) -> Iterator[tuple[str | int, Any]]:
-    if isinstance(value, dict):
-        yield from value.items()
-    elif isinstance(value, list):
-        yield from enumerate(value)
-
-
-def _depth(value: Any) -> int:
-    """Objects and lists inside each other, level by level: recursion is what a deep body breaks."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [child for item in level for _, child in _children(item)]
-    return depth
-
-
-def _nul_paths(value: Any) -> Iterator[Path]:
-    waiting: deque[tuple[Path, Any]] = deque([((), value)])
-    while waiting:
-        path, item = waiting.popleft()
-        if isinstance(item, str) and "\0" in item:
-            yield path
-        for name, child in _children(item):
-            if isinstance(name, str) and "\0" in name:
-                yield path
-            waiting.append(((*path, name), child))

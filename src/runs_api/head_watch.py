@@ -8,6 +8,8 @@ from typing import Final
 from runs_domain.ids import RunId
 from runs_domain.ports import Clock, EventLog, Head
 
+READERS_MAX: Final = 10_000
+"""Of all runs together, in one process; each costs about 15 kB and a socket."""
 NEVER: Final = float("-inf")
 
 
@@ -26,15 +28,22 @@ class HeadWatch:
         self._log = log
         self._clock = clock
         self._watched: dict[RunId, _Watched] = {}
+        self._readers = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._readers >= READERS_MAX
 
     @contextmanager
     def watching(self, run_id: RunId) -> Iterator[None]:
         """`look` is for readers inside this; the last one to leave forgets the run."""
         watched = self._watched.setdefault(run_id, _Watched())
         watched.readers += 1
+        self._readers += 1
         try:
             yield
         finally:
+            self._readers -= 1
             watched.readers -= 1
             if watched.readers == 0:
                 del self._watched[run_id]

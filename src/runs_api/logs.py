@@ -14,6 +14,7 @@ from typing_extensions import override
 
 FIELDS: Final = ("request", "account", "run", "ms")
 FRAMES_MAX: Final = 8
+LINES_MAX: Final = 60
 
 
 class JsonLines(logging.Formatter):
@@ -34,14 +35,15 @@ class JsonLines(logging.Formatter):
 def _told(error: BaseException) -> list[str]:
     """The class of the error and of its causes, each with the innermost places."""
     told: list[str] = []
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
+    waiting = [error]
+    while waiting and len(told) < LINES_MAX:
+        current = waiting.pop(0)
         places = traceback.extract_tb(current.__traceback__)[-FRAMES_MAX:]
         told.append(type(current).__name__)
         told += [f"  {place.filename}:{place.lineno} {place.name}" for place in places]
-        current = current.__cause__ or current.__context__
+        cause = current.__cause__ or current.__context__
+        waiting += [] if cause is None else [cause]
+        waiting += current.exceptions if isinstance(current, BaseExceptionGroup) else ()
     return told
 
 

@@ -45,7 +45,9 @@ async def before_send(message: Message, scope: Scope) -> None:
     if message["type"] != "http.response.start":
         return
     what = seen(scope)
-    MutableScopeHeaders.from_message(message)[REQUEST_ID_HEADER] = what.request
+    headers = MutableScopeHeaders.from_message(message)
+    headers[REQUEST_ID_HEADER] = what.request
+    headers["x-content-type-options"] = "nosniff"
     if _logger.isEnabledFor(logging.INFO):
         _logger.info(
             "%s %s %d",

@@ -6,16 +6,17 @@ reader may change over at any index. It never changes anything: a run does not k
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 from runs_api import sse
+from runs_api.committed import CommittedFrames
 from runs_api.deps import Deps
-from runs_domain import events, frames
+from runs_api.waiting import waiting
+from runs_domain import frames
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
-from runs_domain.ids import RunId, Version
-from runs_domain.ports import BEFORE_FIRST, ChunkTail
+from runs_domain.ids import RunId
+from runs_domain.ports import ChunkTail
 
 BATCH_FRAMES: Final = 256
 """Written at once; between batches other requests have their turn."""
@@ -31,13 +32,14 @@ FRAMES_LOST: Final = "The connection to the run was lost. Reload to continue."
 
 FINISH_PREFIX: Final = b'{"type":"finish",'
 
-Wait = Callable[[float], Awaitable[None]]
-
 _logger = logging.getLogger(__name__)
 
 
 class RunReader:
-    """`index` is the first chunk wanted. `still_allowed` is asked at each keep-alive."""
+    """`index` is the first chunk wanted. `still_allowed` is asked at each keep-alive.
+
+    `has_ended`: known beforehand, so that only the log is read.
+    """
 
     def __init__(
         self,
@@ -45,15 +47,16 @@ class RunReader:
         run_id: RunId,
         index: int,
         still_allowed: Callable[[], Awaitable[bool]],
+        *,
+        has_ended: bool,
     ) -> None:
         self._deps = deps
         self._heads = deps.heads
         self._run_id = run_id
         self._index = index
         self._still_allowed = still_allowed
-        self._cursor = frames.cursor_of(run_id)
-        """Where the part of the log that was read ends."""
-        self._version: Version = BEFORE_FIRST
+        self._has_ended = has_ended
+        self._committed = CommittedFrames(deps.log, run_id)
         self._over = False
         self._sent = False
         self._woken = False
@@ -68,7 +71,7 @@ class RunReader:
         """Whole frames, up to [DONE]; without it when draining, or the key is no longer good."""
         alive_at = self._now()
         with self._heads.watching(self._run_id):
-            async with self._waiting() as wait:
+            async with waiting(self._deps, self._run_id) as wait:
                 while not self._deps.draining.is_set():
                     sent = False
                     async for batch in self._next():
@@ -83,7 +86,7 @@ class RunReader:
                             return
                         yield sse.KEEP_ALIVE
                     if not sent:
-                        await wait(HEAD_SECONDS)
+                        self._woken = await wait(HEAD_SECONDS)
 
     async def _allowed(self) -> bool:
         try:
@@ -95,24 +98,33 @@ class RunReader:
 
     async def _next(self) -> AsyncIterator[bytes]:
         """What is there now from the index on; nothing if there is nothing yet."""
-        woken, self._woken = self._woken, False
+        age = WOKEN_HEAD_SECONDS if self._woken else HEAD_SECONDS
+        self._woken = False
         try:
             tail = await self._live()
-            if tail is not None and self._suspect:
-                self._suspect = False
-                async for batch in self._committed(age_seconds_max=0.0):
+            if tail is None:
+                async for batch in self._catch_up(age):
                     yield batch
-            elif tail is not None and tail.frames:
+                return
+            if self._suspect:
+                index = self._index
+                async for batch in self._catch_up(0.0):
+                    yield batch
+                self._suspect = self._committed.in_doubt
+                if self._over or self._suspect or self._index != index:
+                    return
+            if tail.frames:
                 yield self._taken(tail)
-            else:
-                age = WOKEN_HEAD_SECONDS if woken else HEAD_SECONDS
-                async for batch in self._rest(age, missing=tail is None):
+            elif not await self._is_live(age):
+                async for batch in self._catch_up(age):
                     yield batch
         except StoreUnavailable:
             _logger.warning("a stream waits: the store cannot be asked")
 
     async def _live(self) -> ChunkTail | None:
-        """None = not there, or Redis cannot be asked."""
+        """None = not there, or Redis cannot be asked, or there is no need to."""
+        if self._has_ended:
+            return None
         late = self._now() - self._read_at > READ_GAP_SECONDS_MAX
         try:
             tail = await self._deps.chunks.read(self._run_id, self._index, count=BATCH_FRAMES)
@@ -131,90 +143,29 @@ class RunReader:
         self._over = tail.frames[-1].startswith(FINISH_PREFIX)
         return batch
 
-    async def _rest(self, age_seconds_max: float, *, missing: bool) -> AsyncIterator[bytes]:
+    async def _is_live(self, age_seconds_max: float) -> bool:
         head = await self._heads.look(self._run_id, age_seconds_max=age_seconds_max)
-        if missing or (head is not None and not head.live):
-            async for batch in self._committed(age_seconds_max):
-                yield batch
+        return head is not None and head.live
 
-    async def _committed(self, age_seconds_max: float) -> AsyncIterator[bytes]:
+    async def _catch_up(self, age_seconds_max: float) -> AsyncIterator[bytes]:
         """Frames of the events that were not read yet, as far as they were not sent."""
         head = await self._heads.look(self._run_id, age_seconds_max=age_seconds_max)
-        if head is None or head.version <= self._version:
+        if head is None or head.version <= self._committed.version:
             return
         batch: list[bytes] = []
-        for recorded in await self._deps.log.read(self._run_id, after=self._version):
-            self._version = recorded.version
-            if self._lost(recorded.event):
-                yield b"".join(batch) + _farewell()
-                self._over = True
-                return
-            for frame in self._advance(recorded.event):
-                batch.append(frame)
-                if len(batch) == BATCH_FRAMES:
-                    yield b"".join(batch)
-                    batch = []
-                    await asyncio.sleep(0)  # noqa: TID251 - a turn for the others
-            self._over = self._over or isinstance(recorded.event, events.Ending)
+        news = self._committed.read_on(self._index, sent_before=self._sent)
+        async for index, frame in news:
+            batch.append(sse.encode(index, frames.encode(frame)))
+            self._index = index + 1
+            if len(batch) == BATCH_FRAMES:
+                yield b"".join(batch)
+                batch = []
+                await asyncio.sleep(0)  # noqa: TID251 - a turn for the others
+        if self._committed.is_lost:
+            batch.append(_farewell())
+        self._over = self._committed.has_ended or self._committed.is_lost
         if batch:
             yield b"".join(batch)
-
-    def _lost(self, event: events.Event) -> bool:
-        """Chunks that this connection was sent are in no history: worker and Redis were lost."""
-        return (
-            isinstance(event, events.Resumed)
-            and event.frames_lost > 0
-            and self._sent
-            and self._index > self._cursor.next_index
-        )
-
-    def _advance(self, event: events.Event) -> Iterator[bytes]:
-        first = self._cursor.next_index
-        made, self._cursor = frames.advance(self._cursor, event)
-        for index, frame in enumerate(made, start=first):
-            if index >= self._index:
-                self._index = index + 1
-                yield sse.encode(index, frames.encode(frame))
-
-    # ------------------------------------------------------------------ waiting
-
-    @asynccontextmanager
-    async def _waiting(self) -> AsyncIterator[Wait]:
-        drained = asyncio.create_task(self._deps.draining.wait())
-        async with AsyncExitStack() as stack:
-            stack.callback(drained.cancel)
-            try:
-                changed = await stack.enter_async_context(self._deps.chunks.watch(self._run_id))
-            except QueueUnavailable:
-                changed = None
-
-            async def wait(seconds: float) -> None:
-                if changed is None or not await self._wake(changed, drained, seconds):
-                    await asyncio.wait({drained}, timeout=seconds)
-
-            yield wait
-
-    async def _wake(
-        self, changed: Wait, drained: "asyncio.Task[Literal[True]]", seconds: float
-    ) -> bool:
-        """Until a wake, the drain or the time; False = Redis cannot tell."""
-        until = self._now() + seconds
-        wake = asyncio.create_task(_call(changed, seconds))
-        try:
-            await asyncio.wait((wake, drained), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            wake.cancel()
-            (result,) = await asyncio.gather(wake, return_exceptions=True)
-        if isinstance(result, QueueUnavailable):
-            return False
-        if isinstance(result, Exception):
-            raise result
-        self._woken = self._now() < until
-        return True
-
-
-async def _call(changed: Wait, seconds: float) -> None:
-    await changed(seconds)
 
 
 def _farewell() -> bytes:

@@ -9,6 +9,7 @@ from runs_api import auth
 from runs_api.bodies import RunRequest, parse_run_request
 from runs_api.deps import Deps, deps_of
 from runs_api.errors import invalid
+from runs_api.json_body import body_of
 from runs_api.observe import request_id, seen
 from runs_api.ownership import Subject, run_head, subject_of
 from runs_api.schemas import RunAccepted, RunRequestBody, RunStopped, RunView
@@ -42,7 +43,7 @@ async def start_run(request: AnyRequest) -> Response[RunAccepted]:
     finds the run in the log.
     """
     deps, credential = deps_of(request.scope), auth.credential_of(request)
-    asked = parse_run_request(await request.body())
+    asked = parse_run_request(await body_of(request))
     subject = await subject_of(deps, credential, asked.account_id, asked.organization_id)
     run_id = RunId(deps.new_id())
     command = _command(deps, credential, subject, asked, run_id)
@@ -107,17 +108,21 @@ def _context(request: AnyRequest, credential: Credential, subject: AccountId) ->
 
 
 @get("/api/chat/runs/{run_id:str}", opt=auth.needs(READ), summary="A run's status")
-async def run_status(request: AnyRequest, run_id: FromPath[str]) -> Response[RunView | None]:
+async def run_status(request: AnyRequest, run_id: FromPath[str]) -> Response[RunView]:
     """`ETag` is the run's version: with `If-None-Match` an unchanged run is a 304."""
     deps = deps_of(request.scope)
     head = await run_head(deps, auth.credential_of(request), run_id)
     seen(request.scope).run = run_id
     if _matches(request.headers.get("if-none-match", ""), _etag(head.version)):
-        return Response(None, status_code=304, headers=_cacheable(head.version))
+        return _not_modified(head.version)
     summary = summarize(await deps.log.read_outline(head.run_id))
     if summary is None:
         raise RunNotFound(f"run {head.run_id} has a head and no events")
     return Response(_view(summary), headers=_cacheable(summary.version))
+
+
+def _not_modified(version: int) -> Response[Any]:
+    return Response(None, status_code=304, headers=_cacheable(version))
 
 
 def _etag(version: int) -> str:

@@ -19,7 +19,6 @@ GRACE_SECONDS: Final = 3
 """The backstop: what a request may still take after SIGTERM."""
 KEEP_ALIVE_SECONDS: Final = 30
 BACKLOG: Final = 2048
-HEAD_BYTES_MAX: Final = 64 * 1024
 
 _logger = logging.getLogger(__name__)
 

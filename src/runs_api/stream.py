@@ -8,14 +8,13 @@ from litestar.params import FromPath
 from litestar.response import Stream
 
 from runs_api import auth, sse
+from runs_api.committed import committed_length
 from runs_api.deps import Deps, deps_of
-from runs_api.errors import ApiError, invalid
+from runs_api.errors import ApiError, invalid, unavailable
 from runs_api.observe import seen
 from runs_api.ownership import may_see, newest_head, run_head
 from runs_api.reader import RunReader
-from runs_domain import frames
 from runs_domain.errors import QueueUnavailable
-from runs_domain.ids import RunId
 from runs_domain.ports import Head
 from runs_domain.scopes import READ
 
@@ -60,11 +59,10 @@ async def _answer(request: AnyRequest, deps: Deps, head: Head) -> Response[Any]:
     index = _resolve(position, length)
     if not head.live and index >= length:
         return Response(None, status_code=204, headers=headers)
+    if deps.heads.is_full:
+        raise unavailable()
     reader = RunReader(
-        deps,
-        head.run_id,
-        index,
-        _still_allowed(request, deps, head),
+        deps, head.run_id, index, _still_allowed(request, deps, head), has_ended=not head.live
     )
     return Stream(
         reader.read(),
@@ -115,14 +113,7 @@ async def _length(deps: Deps, head: Head, *, exact: bool) -> int:
             length = None
         if length is not None:
             return length
-    return await _committed_length(deps, head.run_id)
-
-
-async def _committed_length(deps: Deps, run_id: RunId) -> int:
-    cursor = frames.cursor_of(run_id)
-    for recorded in await deps.log.read(run_id):
-        _, cursor = frames.advance(cursor, recorded.event)
-    return cursor.next_index
+    return await committed_length(deps.log, head.run_id)
 
 
 def _still_allowed(request: AnyRequest, deps: Deps, head: Head) -> Callable[[], Awaitable[bool]]:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runs_api.bodies import BODY_BYTES_MAX, JSON_DEPTH_MAX
+from runs_api.json_body import BODY_BYTES_MAX, JSON_DEPTH_MAX
 from runs_domain.storage.identity import uuid7
 from tests.support.api import MINE, ORGS, OTHER, Api
 from tests.support.asgi import Answer

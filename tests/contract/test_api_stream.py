@@ -385,8 +385,14 @@ async def test_a_wiped_redis_costs_a_reader_nothing() -> None:
         await whole(run, so_far + await stream.read_all())
 
 
-async def test_a_reader_of_frames_that_were_lost_is_told_so_and_never_gets_a_torn_message() -> None:
-    """Worker and Redis lost in one step: error and finish for this connection alone."""
+@pytest.mark.parametrize("frames_lost", [4, 0], ids=["known", "unknown"])
+async def test_a_reader_of_frames_that_were_lost_is_told_so_and_never_gets_a_torn_message(
+    frames_lost: int,
+) -> None:
+    """Worker and Redis lost in one step: error and finish for this connection alone.
+
+    Also when the next worker could not know how much was lost: its next message tells.
+    """
     api = Api()
     run = await api.start()
     await run.begin()
@@ -397,18 +403,36 @@ async def test_a_reader_of_frames_that_were_lost_is_told_so_and_never_gets_a_tor
         api.chunks.wipe()
         await waits(stream, api, run)
         run.attempt = Attempt(2)
-        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost", frames_lost=4))
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost", frames_lost=frames_lost))
         again = await run.recorder()
         for word in ("other ", "words ", "than ", "before"):
             await run.stream_text(again, word)
+        await run.persist(again)
         rest = await stream.read_all()
+        await run.do(c.CompleteRun(attempt=run.attempt))
     assert not chunks(rest)
     assert [part["type"] for part in errors_in(rest)] == ["error", "finish"]
     assert rest.endswith(DONE)
-    await run.persist(again)
-    await run.do(c.CompleteRun(attempt=run.attempt))
     assert sent
     await whole(run, (await api.get(f"{run.path}/stream{FROM_START}")).body)
+
+
+async def test_a_reader_that_missed_a_takeover_goes_on_if_its_chunks_were_found() -> None:
+    """The step is persisted as interrupted, with all that had been sent, and nothing is torn."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    recorder = await run.recorder()
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        await run.stream_text(recorder, "half a ")
+        so_far = await stream.read_until(b'"half a "}\n\n')
+        api.clock.ahead += reader.READ_GAP_SECONDS_MAX + 1
+        run.attempt = Attempt(2)
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
+        await run.do(recorder.interrupt(run.attempt, "interrupted"))
+        await run.say("again")
+        await run.do(c.CompleteRun(attempt=run.attempt))
+        await whole(run, so_far + await stream.read_all())
 
 
 def errors_in(body: bytes) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from runs_api.bodies import BODY_BYTES_MAX
+from runs_api.json_body import BODY_BYTES_MAX
 from runs_domain import commands as c
 from runs_domain.frames import decode
 from runs_domain.ids import RunId

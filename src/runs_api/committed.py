@@ -1,0 +1,69 @@
+"""A run's frames as the log has them, read on from where the last reading ended."""
+
+from collections.abc import AsyncIterator
+
+from runs_domain import events, frames
+from runs_domain.ids import RunId, Version
+from runs_domain.ports import BEFORE_FIRST, EventLog
+
+
+class CommittedFrames:
+    """`version` is the last event that was read.
+
+    `in_doubt` and `is_lost` are about chunks that a reader was sent and that stand in no event
+    yet, once another worker has resumed the run. If that worker found them, its next message
+    holds them, `interrupted`. If it did not, they are in no history.
+    """
+
+    def __init__(self, log: EventLog, run_id: RunId) -> None:
+        self._log = log
+        self._run_id = run_id
+        self._cursor = frames.cursor_of(run_id)
+        self.version: Version = BEFORE_FIRST
+        self.has_ended = False
+        self.in_doubt = False
+        self.is_lost = False
+
+    @property
+    def next_index(self) -> int:
+        return self._cursor.next_index
+
+    async def read_on(
+        self, wanted: int, *, sent_before: bool
+    ) -> AsyncIterator[tuple[int, frames.Frame]]:
+        """New frames from index `wanted` on. `sent_before`: those before it were sent live.
+
+        Ends early once `is_lost`. Raises StoreUnavailable.
+        """
+        for recorded in await self._log.read(self._run_id, after=self.version):
+            self.version = recorded.version
+            first = self.next_index
+            made, self._cursor = frames.advance(self._cursor, recorded.event)
+            if sent_before:
+                self._judge(recorded.event, first, wanted)
+                if self.is_lost:
+                    return
+            for index, frame in enumerate(made, start=first):
+                if index >= wanted:
+                    yield index, frame
+            self.has_ended = isinstance(recorded.event, events.Ending) or self.has_ended
+
+    def _judge(self, event: events.Event, first: int, wanted: int) -> None:
+        match event:
+            case events.Resumed() if wanted > first:
+                self.in_doubt, self.is_lost = True, event.frames_lost > 0
+            case events.MessagePersisted() if self.in_doubt:
+                self.in_doubt = False
+                self.is_lost = not event.interrupted or wanted > self.next_index
+            case events.Completed() | events.Failed() | events.Cancelled() if self.in_doubt:
+                self.is_lost = True
+            case _:
+                pass
+
+
+async def committed_length(log: EventLog, run_id: RunId) -> int:
+    """How many frames the log holds. Raises StoreUnavailable."""
+    committed = CommittedFrames(log, run_id)
+    async for _ in committed.read_on(0, sent_before=False):
+        pass
+    return committed.next_index
