@@ -9,7 +9,7 @@ import pytest
 from runs_api import reader
 from runs_domain import commands as c
 from runs_domain import model_port as m
-from runs_domain.frames import decode
+from runs_domain.frames import Finish, FinishStep, decode, encode
 from runs_domain.ids import Attempt, assistant_message_id
 from tests.support.api import MINE, Api
 from tests.support.asgi import Answer, Exchange
@@ -131,6 +131,13 @@ async def test_I_20_I_21_every_end_is_told_with_finish_and_done(how: str, sends:
         await api.chunks.wake(run.run_id)
         await whole(run, await stream.read_all())
     await whole(run, (await api.get(f"{run.path}/stream{FROM_START}")).body)
+
+
+@pytest.mark.parametrize("reason", ["stop", "error", "other"])
+def test_the_reader_knows_the_last_chunk_when_it_sees_it(reason: Any) -> None:
+    """So that [DONE] follows at once, without a look at the log."""
+    assert encode(Finish(reason)).startswith(reader.FINISH_PREFIX)
+    assert not encode(FinishStep()).startswith(reader.FINISH_PREFIX)
 
 
 async def test_after_the_end_each_position_gets_the_rest_or_204() -> None:
