@@ -29,7 +29,6 @@ from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.log_wakes import LogWakes
-from runs_domain.storage.log_wakes import LogWakes
 from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
