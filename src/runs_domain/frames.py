@@ -126,8 +126,19 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 
 
+_LINE_ENDS: Final = {
+    end.encode(): b"\\u%04x" % ord(end) for end in ("\N{NEXT LINE}", "\u2028", "\u2029")
+}
+"""What JSON lets stand in a string, but Python's readers of lines (httpx's, too) take for an end."""
+
+
 def encode(frame: Frame) -> bytes:
-    return _encoder.encode(frame)
+    """One line of JSON, by anybody's idea of a line."""
+    chunk = _encoder.encode(frame)
+    for end, escape in _LINE_ENDS.items():
+        if end in chunk:
+            chunk = chunk.replace(end, escape)
+    return chunk
 
 
 def decode(chunk: bytes) -> Frame:

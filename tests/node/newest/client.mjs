@@ -1,0 +1,2 @@
+export * from "ai";
+export { WorkflowChatTransport } from "@workflow/ai";
