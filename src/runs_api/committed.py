@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from runs_domain import events, frames
-from runs_domain.ids import RunId, Version
+from runs_domain.ids import Attempt, RunId, Version
 from runs_domain.ports import BEFORE_FIRST, EventLog
 
 
@@ -29,9 +29,10 @@ class CommittedFrames:
         return self._cursor.next_index
 
     async def read_on(
-        self, wanted: int, *, sent_before: bool
+        self, wanted: int, *, sent_under: Attempt | None
     ) -> AsyncIterator[tuple[int, frames.Frame]]:
-        """New frames from index `wanted` on. `sent_before`: those before it were sent live.
+        """New frames from index `wanted` on. `sent_under`: the attempt that vouched for those
+        before it when they were sent live; None = none were sent.
 
         Ends early once `is_lost`. Raises StoreUnavailable.
         """
@@ -39,8 +40,8 @@ class CommittedFrames:
             self.version = recorded.version
             first = self.next_index
             made, self._cursor = frames.advance(self._cursor, recorded.event)
-            if sent_before:
-                self._judge(recorded.event, first, wanted)
+            if sent_under is not None:
+                self._judge(recorded.event, first, wanted, sent_under)
                 if self.is_lost:
                     return
             for index, frame in enumerate(made, start=first):
@@ -48,9 +49,9 @@ class CommittedFrames:
                     yield index, frame
             self.has_ended = isinstance(recorded.event, events.Ending) or self.has_ended
 
-    def _judge(self, event: events.Event, first: int, wanted: int) -> None:
+    def _judge(self, event: events.Event, first: int, wanted: int, sent_under: Attempt) -> None:
         match event:
-            case events.Resumed() if wanted > first:
+            case events.Resumed() if wanted > first and event.attempt > sent_under:
                 self.in_doubt, self.is_lost = True, event.frames_lost > 0
             case events.MessagePersisted() if self.in_doubt:
                 self.in_doubt = False
@@ -64,6 +65,6 @@ class CommittedFrames:
 async def committed_length(log: EventLog, run_id: RunId) -> int:
     """How many frames the log holds. Raises StoreUnavailable."""
     committed = CommittedFrames(log, run_id)
-    async for _ in committed.read_on(0, sent_before=False):
+    async for _ in committed.read_on(0, sent_under=None):
         pass
     return committed.next_index

@@ -15,7 +15,7 @@ from runs_api.deps import Deps
 from runs_api.waiting import waiting
 from runs_domain import frames
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
-from runs_domain.ids import RunId
+from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkTail
 
 BATCH_FRAMES: Final = 256
@@ -26,8 +26,6 @@ WOKEN_HEAD_SECONDS: Final = 0.25
 """The same after a wake that brought no chunk: most likely the run has ended."""
 KEEP_ALIVE_SECONDS: Final = 10.0
 """WIRE asks for a comment every 15 s at least."""
-READ_GAP_SECONDS_MAX: Final = 2.0
-"""Shorter than a lease: in a longer gap another worker may have begun the chunks anew."""
 FRAMES_LOST: Final = "The connection to the run was lost. Reload to continue."
 
 FINISH_PREFIX: Final = b'{"type":"finish",'
@@ -60,9 +58,8 @@ class RunReader:
         self._over = False
         self._sent = False
         self._woken = False
-        self._suspect = False
-        """The live chunks may be another attempt's; the log must say before they are trusted."""
-        self._read_at = self._now()
+        self._attempt = Attempt(0)
+        """The one that vouched for the live chunks that were sent."""
 
     def _now(self) -> float:
         return self._deps.clock.monotonic_seconds()
@@ -103,43 +100,46 @@ class RunReader:
         try:
             tail = await self._live()
             if tail is None:
-                async for batch in self._catch_up(age):
-                    yield batch
-                return
-            if self._suspect:
-                index = self._index
-                async for batch in self._catch_up(0.0):
-                    yield batch
-                self._suspect = self._committed.in_doubt
-                if self._over or self._suspect or self._index != index:
-                    return
-            if tail.frames:
+                batches = self._catch_up(age)
+            elif self._sent and tail.attempt != self._attempt:
+                batches = self._change_over(tail.attempt)
+            elif tail.frames:
                 yield self._taken(tail)
-            elif not await self._is_live(age):
-                async for batch in self._catch_up(age):
-                    yield batch
+                return
+            elif await self._is_live(age):
+                return
+            else:
+                batches = self._catch_up(age)
+            async for batch in batches:
+                yield batch
         except StoreUnavailable:
             _logger.warning("a stream waits: the store cannot be asked")
+
+    async def _change_over(self, attempt: Attempt) -> AsyncIterator[bytes]:
+        """Go on with another attempt's chunks, once the log says that nothing sent was lost."""
+        async for batch in self._catch_up(0.0):
+            yield batch
+        if self._over or self._committed.in_doubt:
+            return
+        self._attempt = attempt
+        async for batch in self._next():
+            yield batch
 
     async def _live(self) -> ChunkTail | None:
         """None = not there, or Redis cannot be asked, or there is no need to."""
         if self._has_ended:
             return None
-        late = self._now() - self._read_at > READ_GAP_SECONDS_MAX
         try:
-            tail = await self._deps.chunks.read(self._run_id, self._index, count=BATCH_FRAMES)
+            return await self._deps.chunks.read(self._run_id, self._index, count=BATCH_FRAMES)
         except QueueUnavailable:
-            tail = None
-        self._read_at = self._now()
-        short = tail is None or tail.first < self._index
-        self._suspect = self._suspect or (self._sent and (late or short))
-        return tail
+            return None
 
     def _taken(self, tail: ChunkTail) -> bytes:
         batch = b"".join(
             sse.encode(tail.first + place, chunk) for place, chunk in enumerate(tail.frames)
         )
         self._index = tail.first + len(tail.frames)
+        self._attempt = tail.attempt
         self._over = tail.frames[-1].startswith(FINISH_PREFIX)
         return batch
 
@@ -153,7 +153,8 @@ class RunReader:
         if head is None or head.version <= self._committed.version:
             return
         batch: list[bytes] = []
-        news = self._committed.read_on(self._index, sent_before=self._sent)
+        sent_under = self._attempt if self._sent else None
+        news = self._committed.read_on(self._index, sent_under=sent_under)
         async for index, frame in news:
             batch.append(sse.encode(index, frames.encode(frame)))
             self._index = index + 1

@@ -187,10 +187,14 @@ class KeyLeases(Protocol):
 
 
 class ChunkTail(Struct, frozen=True):
-    """What Redis holds of a run's frames: indexes `first` … `first + len(frames) - 1`."""
+    """What Redis holds of a run's frames: indexes `first` … `first + len(frames) - 1`.
+
+    `attempt` wrote last or has fenced the others off: it vouches for every frame that is there.
+    """
 
     first: int
     frames: tuple[bytes, ...]
+    attempt: Attempt
 
 
 class ChunkStream(Protocol):

@@ -433,11 +433,46 @@ async def test_a_reader_that_missed_a_takeover_goes_on_if_its_chunks_were_found(
     async with api.stream(f"{run.path}/stream") as (_, _, stream):
         await run.stream_text(recorder, "half a ")
         so_far = await stream.read_until(b'"half a "}\n\n')
-        api.clock.ahead += reader.READ_GAP_SECONDS_MAX + 1
         run.attempt = Attempt(2)
         await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
         await run.do(recorder.interrupt(run.attempt, "interrupted"))
         await run.say("again")
+        await run.do(c.CompleteRun(attempt=run.attempt))
+        await whole(run, so_far + await stream.read_all())
+
+
+async def test_a_reader_from_before_a_takeover_loses_nothing_if_it_was_sent_nothing_before() -> (
+    None
+):
+    """It first reads the log at the end: what it was sent live came from the new attempt."""
+    api = Api()
+    run = await api.start()
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        await waits(stream, api, run)
+        run.attempt = Attempt(2)
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
+        await run.begin()
+        recorder = await run.recorder()
+        await run.stream_text(recorder, "one")
+        so_far = await stream.read_until(b'"one"}\n\n')
+        run.sends = False
+        await run.persist(recorder)
+        await run.do(c.CompleteRun(attempt=run.attempt))
+        api.clock.ahead += reader.HEAD_SECONDS
+        await api.chunks.wake(run.run_id)
+        await whole(run, so_far + await stream.read_all())
+
+
+async def test_a_reader_of_a_finished_step_loses_nothing_by_a_takeover_after_it() -> None:
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        await run.say("one", reason="tool-calls")
+        so_far = await stream.read_until(b'"finish-step"}\n\n')
+        run.attempt = Attempt(2)
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="handover"))
+        await run.say("two")
         await run.do(c.CompleteRun(attempt=run.attempt))
         await whole(run, so_far + await stream.read_all())
 

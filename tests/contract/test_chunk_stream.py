@@ -39,8 +39,8 @@ async def test_frames_come_back_under_the_indexes_they_were_written_at(chunks: C
     assert await chunks.write(RUN, ONE, 0, [b"a", b"b"]) is True
     assert await chunks.write(RUN, ONE, 2, [b"c"]) is True
 
-    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a", b"b", b"c"))
-    assert await chunks.read(RUN, 1, count=1) == ChunkTail(1, (b"b",))
+    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a", b"b", b"c"), ONE)
+    assert await chunks.read(RUN, 1, count=1) == ChunkTail(1, (b"b",), ONE)
     assert await chunks.next_index(RUN) == 3
 
 
@@ -50,7 +50,7 @@ async def test_a_wrong_next_index_is_refused_and_changes_nothing(chunks: ChunkSt
     assert await chunks.write(RUN, ONE, 0, [b"again"]) is False
     assert await chunks.write(RUN, ONE, 2, [b"hole"]) is False
 
-    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",))
+    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",), ONE)
 
 
 async def test_a_stream_that_is_not_there_reads_as_none(chunks: ChunkStream) -> None:
@@ -69,25 +69,25 @@ async def test_what_is_before_the_base_reads_as_none(chunks: ChunkStream) -> Non
     await chunks.restart(RUN, TWO, 7, [b"h"])
 
     assert await chunks.read(RUN, 6, count=10) is None
-    assert await chunks.read(RUN, 7, count=10) == ChunkTail(7, (b"h",))
+    assert await chunks.read(RUN, 7, count=10) == ChunkTail(7, (b"h",), TWO)
     assert await chunks.next_index(RUN) == 8
 
 
 async def test_a_reader_at_the_end_gets_no_frames(chunks: ChunkStream) -> None:
     await chunks.write(RUN, ONE, 0, [b"a"])
 
-    assert await chunks.read(RUN, 1, count=10) == ChunkTail(1, ())
+    assert await chunks.read(RUN, 1, count=10) == ChunkTail(1, (), ONE)
 
 
 async def test_a_reader_beyond_the_end_is_told_where_the_end_is(chunks: ChunkStream) -> None:
     await chunks.write(RUN, ONE, 0, [b"a"])
 
-    assert await chunks.read(RUN, 5, count=10) == ChunkTail(1, ())
+    assert await chunks.read(RUN, 5, count=10) == ChunkTail(1, (), ONE)
 
 
 async def test_invariant_3_a_lower_attempt_writes_nothing(chunks: ChunkStream) -> None:
     await chunks.write(RUN, ONE, 0, [b"a"])
-    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(0, (b"a",))
+    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(0, (b"a",), TWO)
 
     with pytest.raises(StaleAttempt):
         await chunks.write(RUN, ONE, 1, [b"late"])
@@ -95,7 +95,7 @@ async def test_invariant_3_a_lower_attempt_writes_nothing(chunks: ChunkStream) -
         await chunks.restart(RUN, ONE, 0, [b"late"])
     with pytest.raises(StaleAttempt):
         await chunks.raise_attempt(RUN, ONE)
-    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",))
+    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",), TWO)
 
 
 async def test_invariant_3_the_fence_stands_before_the_first_frame(chunks: ChunkStream) -> None:
@@ -127,7 +127,7 @@ async def test_restart_forgets_and_begins_again(chunks: ChunkStream) -> None:
     await chunks.restart(RUN, ONE, 5, [b"f"])
 
     assert await chunks.read(RUN, 4, count=1) is None
-    assert await chunks.read(RUN, 5, count=10) == ChunkTail(5, (b"f",))
+    assert await chunks.read(RUN, 5, count=10) == ChunkTail(5, (b"f",), ONE)
     assert await chunks.write(RUN, ONE, 6, [b"g"]) is True
 
 
@@ -135,9 +135,9 @@ async def test_more_frames_than_one_call_takes_are_all_there(chunks: ChunkStream
     frames = tuple(b"%d" % number for number in range(2 * FRAMES_PER_CALL_MAX + 1))
     assert await chunks.write(RUN, ONE, 0, frames) is True
 
-    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(0, frames)
+    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(0, frames, TWO)
     await chunks.restart(RUN, TWO, 1, frames)
-    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(1, frames)
+    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(1, frames, TWO)
 
 
 async def test_runs_do_not_share_frames(chunks: ChunkStream) -> None:
@@ -191,7 +191,7 @@ async def test_frames_without_their_state_are_forgotten(redis: Redis) -> None:
         assert await chunks.write(RUN, ONE, 2, [b"c"]) is False
         assert await chunks.write(RUN, ONE, 0, [b"a"]) is True
 
-        assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",))
+        assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",), ONE)
 
 
 async def test_state_without_its_frames_refuses_so_that_the_writer_begins_again(

@@ -14,7 +14,7 @@ from runs_domain.storage.waking import Signal
 
 @dataclass
 class _Stream:
-    attempt: int = 0
+    attempt: Attempt = Attempt(0)  # noqa: RUF009 - a number
     base: int | None = None
     frames: list[bytes] = field(default_factory=list)
 
@@ -39,7 +39,9 @@ class MemoryChunks(ChunkStream):
     async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
         stream = self._not_stale(run_id, attempt)
         stream.attempt = attempt
-        return None if stream.base is None else ChunkTail(stream.base, tuple(stream.frames))
+        if stream.base is None:
+            return None
+        return ChunkTail(stream.base, tuple(stream.frames), attempt)
 
     @override
     async def write(
@@ -75,7 +77,8 @@ class MemoryChunks(ChunkStream):
         if stream is None or stream.base is None or index < stream.base:
             return None
         start = index - stream.base
-        return ChunkTail(min(index, stream.next), tuple(stream.frames[start : start + count]))
+        frames = tuple(stream.frames[start : start + count])
+        return ChunkTail(min(index, stream.next), frames, stream.attempt)
 
     @override
     async def next_index(self, run_id: RunId) -> int | None:

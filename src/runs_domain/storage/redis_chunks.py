@@ -23,6 +23,8 @@ STALE: Final = -1
 _WRITE: Final = LuaScript("chunk_write")
 _RAISE: Final = LuaScript("chunk_raise")
 _READ: Final = LuaScript("chunk_read")
+_HEAD: Final = 3
+"""What a page says before its frames: base, length, attempt."""
 
 
 class RedisChunks(ChunkStream):
@@ -40,10 +42,10 @@ class RedisChunks(ChunkStream):
         frames: list[bytes] = []
         while len(frames) < length:
             page = await self._read(run_id, base + len(frames), FRAMES_PER_CALL_MAX)
-            if len(page) <= 2:  # noqa: PLR2004 - base and length, no frame: wiped meanwhile
+            if len(page) <= _HEAD:  # wiped meanwhile
                 return None
-            frames += page[2:]
-        return ChunkTail(base, tuple(frames))
+            frames += page[_HEAD:]
+        return ChunkTail(base, tuple(frames), attempt)
 
     @override
     async def write(
@@ -77,7 +79,8 @@ class RedisChunks(ChunkStream):
         page = await self._read(run_id, index, min(count, FRAMES_PER_CALL_MAX))
         if not page or index < page[0]:
             return None
-        return ChunkTail(min(index, page[0] + page[1]), tuple(page[2:]))
+        base, length, attempt = page[:_HEAD]
+        return ChunkTail(min(index, base + length), tuple(page[_HEAD:]), Attempt(attempt))
 
     @override
     async def next_index(self, run_id: RunId) -> int | None:
