@@ -211,6 +211,25 @@ async def test_finishing_a_job_that_another_worker_took_over_changes_nothing(
     assert await jobs.missing("run", [job(1).id]) == ()
 
 
+async def test_a_job_that_another_worker_finished_meanwhile_is_not_held_on_to(
+    redis_url: str, redis: PipelinedRedis, jobs: RedisJobs
+) -> None:
+    """Its entry is gone, but not because Redis was wiped."""
+    desk = Desk(open_by_default=False)
+    async with working(redis_url, desk):
+        await jobs.send(job(1))
+        await until(lambda: desk.begun)
+        ticket = (await redis.xrange(names.JOB_STREAM))[0][0]
+        async with redis.pipeline(transaction=True) as finished:
+            finished.xack(names.JOB_STREAM, names.GROUP, ticket)
+            finished.xdel(names.JOB_STREAM, ticket)
+            finished.hdel(names.JOB_INDEX, f"run:{job(1).id}")
+            await finished.execute()
+
+        await until(lambda: desk.ended == [(job(1).id, "cancelled")])
+        assert await _idle(redis)
+
+
 async def test_the_same_job_never_runs_twice_at_once_in_one_worker(
     redis_url: str, redis: PipelinedRedis, jobs: RedisJobs
 ) -> None:
@@ -241,6 +260,8 @@ async def test_the_same_job_never_runs_twice_at_once_in_one_worker(
     await redis.xdel(names.JOB_STREAM, ticket)
     assert await jobs.send(job(1, "resent")) is True
     await until(lambda: len(worker._running) == 2)
+    for _ in range(100):  # it would begin within a few turns of the loop, if it did
+        await asyncio.sleep(0)  # noqa: TID251 - no time
     winding_down.set()
     await until(lambda: len(desk.begun) == 2)
     desk.gates[job(1).id].set()
@@ -553,6 +574,19 @@ async def test_destroying_the_group_redelivers_instead_of_losing(
     desk = Desk()
     async with working(redis_url, desk):
         await until(lambda: desk.ended == [(job(1).id, "done")])
+
+
+async def test_a_group_that_is_destroyed_under_a_worker_is_made_again(
+    redis_url: str, redis: PipelinedRedis, jobs: RedisJobs
+) -> None:
+    desk = Desk()
+    async with working(redis_url, desk) as worker:
+        await jobs.send(job(1))
+        await until(lambda: len(desk.ended) == 1)
+        await redis.xgroup_destroy(names.JOB_STREAM, names.GROUP)
+        await until(lambda: worker.counters.redis_failures)
+        await jobs.send(job(2))
+        await until(lambda: len(desk.ended) == 2)
 
 
 # ------------------------------------------------------------------------------ helpers
