@@ -1,5 +1,7 @@
-"""Model and tool output as it may be stored: PostgreSQL's text and jsonb refuse U+0000, UTF-8 a
-lone surrogate. Both become U+FFFD. Input from clients is not cleaned but refused (`messages`).
+"""Model and tool output as it may be stored and streamed. PostgreSQL's text and jsonb refuse
+U+0000, UTF-8 a lone surrogate: both become U+FFFD. The AI SDK's clients end a stream at a key that
+could change a JavaScript prototype: it gets a U+FFFD in front. Input from clients is not cleaned
+but refused (`messages`).
 """
 
 import re
@@ -13,6 +15,14 @@ def clean_text(text: str) -> str:
     return UNSTORABLE.sub(REPLACEMENT, text)
 
 
+def clean_key(key: str, value: Any) -> str:
+    """The key of `value` in an object."""
+    pollutes = key == "__proto__" or (
+        key == "constructor" and isinstance(value, dict) and "prototype" in value
+    )
+    return REPLACEMENT + key if pollutes else clean_text(key)
+
+
 def clean_json(value: Any) -> Any:
     """The JSON value with every string in it cleaned, keys included."""
     match value:
@@ -21,6 +31,6 @@ def clean_json(value: Any) -> Any:
         case list():
             return [clean_json(item) for item in value]
         case dict():
-            return {clean_text(key): clean_json(item) for key, item in value.items()}
+            return {clean_key(key, item): clean_json(item) for key, item in value.items()}
         case _:
             return value

@@ -14,19 +14,21 @@ from typing import Any
 
 import pytest
 
+from runs_domain.frames import decode
 from tests.support.node_clients import (
     CHAT_API,
+    MISSING,
     RUNS_API,
     VERSIONS,
     NodeClients,
     Seen,
     node_clients,
-    why_not_here,
 )
 from tests.support.rest import ECHO, PLAYBOOK, Rest, Run, bash
+from tests.support.wire_client import StreamReader
 from workers.stack.stack import Stack
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
 
 LIVE_CUTS = range(24)
 """No story has so many chunks before its last step."""
@@ -101,8 +103,6 @@ STORIES = {
 
 @pytest.fixture(params=VERSIONS)
 def clients(request: pytest.FixtureRequest, stack: Stack) -> Iterator[NodeClients]:
-    if (missing := why_not_here()) is not None:
-        pytest.skip(missing)
     details = stack.details
     with node_clients(request.param, details["baseUrl"], details["apiKey"]) as started:
         yield started
@@ -133,7 +133,9 @@ async def test_invariant_7_clients_rebuild_what_is_stored(
         assert (await rest.cancel(run)).is_success
     live = clients.results()
     await rest.ended(run)
-    stored, chunks = await rest.messages(run), [json.loads(c) for c in await rest.replay(run)]
+    stored, replayed = await rest.messages(run), await rest.replay(run)
+    assert StreamReader().read(decode(chunk) for chunk in replayed).finished
+    chunks = [json.loads(chunk) for chunk in replayed]
     clients.watch(*late_watchers(run, before, stored, len(chunks)))
     late = clients.results()
 

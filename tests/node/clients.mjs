@@ -5,6 +5,7 @@
 // {op: "watch", watchers} → {} when each is connected; `how` is "chat", "read" or "drain"
 // {op: "sees", type} → {} when each watcher got a chunk of this type
 // {op: "results"} → {results, complaints} when each watcher has ended; then they are forgotten
+// {op: "rebuild", stream} → a result: a chat is told a whole stream, no server is asked
 // {op: "check", messages} → {messages: what the SDK makes of stored messages for a model}
 //
 // `complaints` is what the clients printed, but for the connections that were cut on purpose.
@@ -59,6 +60,12 @@ const ops = {
     const answer = { results, complaints };
     [watchers, complaints] = [[], []];
     return answer;
+  },
+
+  async rebuild({ stream }) {
+    const asked = { name: "rebuilds", transport: "default", api: baseUrl, id: "any" };
+    const network = async () => new Response(stream);
+    return new Watcher(sdk, asked, { headers, network }).chat().result();
   },
 
   async check({ messages }) {

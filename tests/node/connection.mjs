@@ -14,10 +14,11 @@ export class Connection {
   #ready;
 
   // `taken(count)` is when the client has so many chunks in hand: what it was only sent, it loses.
-  constructor({ signal, cutAfter, taken }) {
+  constructor({ signal, cutAfter, taken, network = globalThis.fetch }) {
     this.signal = signal;
     this.cutAfter = cutAfter;
     this.taken = taken;
+    this.network = network;
     this.opened = new Promise((resolve) => {
       this.#ready = resolve;
     });
@@ -26,7 +27,7 @@ export class Connection {
   fetch = async (url, init = {}) => {
     const method = init.method ?? "GET";
     const signals = [this.signal, ...(init.signal ? [init.signal] : [])];
-    const response = await fetch(url, { ...init, signal: AbortSignal.any(signals) });
+    const response = await this.network(url, { ...init, signal: AbortSignal.any(signals) });
     const { pathname, search } = new URL(url);
     this.requests.push([method, pathname + search, response.status]);
     if (method !== "GET") return response;

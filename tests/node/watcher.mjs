@@ -14,14 +14,14 @@ export class Watcher {
 
   // asked: {name, transport: "default" | "workflow", api: a URL, id?: what the transport asks for,
   //   startIndex?, cutAfter?: whole frames before the connection is lost, messages?: those of the
-  //   chat before}; onSent: gets the answer to the POST
-  constructor(sdk, asked, { headers, onSent }) {
+  //   chat before}; onSent gets the answer to the POST, network stands in for fetch
+  constructor(sdk, asked, { headers, onSent, network }) {
     const { transport, api, startIndex, cutAfter } = asked;
     this.sdk = sdk;
     this.asked = asked;
     this.signal = AbortSignal.timeout(WATCH_MS_MAX);
     const taken = (count) => this.#until(() => this.chunks.length >= count);
-    this.connection = new Connection({ signal: this.signal, cutAfter, taken });
+    this.connection = new Connection({ signal: this.signal, cutAfter, taken, network });
     const options = { api, headers, startIndex, onSent, fetch: this.connection.fetch };
     this.transport = recorded(TRANSPORTS[transport](sdk, options), (chunk) => this.#take(chunk));
   }

@@ -45,13 +45,16 @@ class Seen:
         return str(self.chunks[-1]["type"]) if self.chunks else ""
 
 
-def why_not_here() -> str | None:
-    """What it takes that this machine has not."""
+def _missing() -> str | None:
     if shutil.which("node") is None:
         return "there is no Node.js: the AI SDK's real clients did not judge the stream"
     if not (FOLDER / "node_modules" / ".locked").is_file():
         return "scripts/_node has not installed the AI SDK's clients: none judged the stream"
     return None
+
+
+MISSING = _missing()
+"""What real clients need and this machine has not."""
 
 
 class NodeClients:
@@ -80,11 +83,12 @@ class NodeClients:
         """What each saw, by name, once all have ended; none may have complained."""
         answer = self._ask(op="results")
         assert answer["complaints"] == []
-        seen = [
-            Seen(**{**result, "requests": [tuple(request) for request in result["requests"]]})
-            for result in answer["results"]
-        ]
+        seen = [_seen(result) for result in answer["results"]]
         return {one.name: one for one in seen}
+
+    def rebuild(self, stream: str) -> Seen:
+        """What a chat makes of a whole stream; no server is asked."""
+        return _seen(self._ask(op="rebuild", stream=stream))
 
     def model_messages(self, messages: list[Json]) -> list[Json]:
         """What the SDK makes of stored messages; an AssertionError if it finds them invalid."""
@@ -102,6 +106,11 @@ class NodeClients:
         assert line, f"the clients ended at {request['op']}: see standard error"
         answer: Json = json.loads(line)
         return answer
+
+
+def _seen(result: Json) -> Seen:
+    requests = [(method, path, status) for method, path, status in result.pop("requests")]
+    return Seen(requests=requests, **result)
 
 
 @contextlib.contextmanager

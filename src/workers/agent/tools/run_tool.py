@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from runs_domain.clean import clean_key
 from runs_domain.errors import RunledgerError, SandboxError, SandboxNotFound
 from runs_domain.events import Json
 from workers.agent.tools.registry import Tools
@@ -125,7 +126,10 @@ def _cleaned(value: Any, depth: int = 0) -> Any:
         case str():
             return _clean(value)
         case dict():
-            return {_clean(str(key)): _cleaned(inner, depth + 1) for key, inner in value.items()}
+            return {
+                clean_key(_clean(str(key)), inner): _cleaned(inner, depth + 1)
+                for key, inner in value.items()
+            }
         case list() | tuple():
             return [_cleaned(inner, depth + 1) for inner in value]
         case _:
