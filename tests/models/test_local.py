@@ -30,7 +30,7 @@ def chunk(text: str | None, finish_reason: str | None = None, usage: Any = None)
 
 
 class Endless:
-    """Says a word each time it is let to, until it is dropped."""
+    """Says a word each time it is let to, until it is dropped (or forgotten by a broken test)."""
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)
@@ -43,8 +43,7 @@ class Endless:
 
     def _words(self) -> Iterator[Any]:
         try:
-            while True:
-                self.gate.acquire(timeout=10)
+            while self.gate.acquire(timeout=20):
                 yield chunk("word ")
         finally:
             self.dropped += 1
