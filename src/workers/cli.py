@@ -14,6 +14,8 @@ from runs_domain.storage.migrate import migrate
 from workers import bootstrap, doctor
 
 EXIT_BAD_SETTINGS: Final = 2
+CHATTY_LOGGERS: Final = ("arq.worker", "httpx")
+"""They write a line or two a job or a call."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -38,6 +40,8 @@ def main() -> None:
 def _settings() -> Settings:
     settings = load(os.environ)
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    for chatty in CHATTY_LOGGERS:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     return settings
 
 
