@@ -1,6 +1,7 @@
 """What every sandbox adapter that runs commands promises; `local` is the one there is."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from runs_domain.errors import (
     SandboxUnavailable,
 )
 from runs_domain.sandbox_port import Sandbox, SandboxProvider
-from tests.support.sandboxes import count_in, key, new_spec, new_token, processes_naming
+from tests.support.sandboxes import copied, count_in, key, new_spec, new_token, processes_naming
 from tests.support.waiting import until
 from workers.adapters.sandbox_local import Limits, LocalSandboxProvider, probe
+from workers.adapters.sandbox_local.programs import find_programs
 from workers.adapters.sandbox_none import NoSandboxProvider
 
 SECONDS = 20.0
@@ -350,6 +352,27 @@ async def test_too_many_commands_at_once_are_refused(tmp_path: Path) -> None:
     await provider.close()
 
 
+async def test_stopping_at_any_moment_of_the_start_leaves_nothing(sandbox: Sandbox) -> None:
+    """Between fork and first line too, where asyncio's own subprocess would wait for ever."""
+    token = new_token()
+    script = f"exec -a {token} sleep 600"
+    await sandbox.exec("true", timeout_seconds=SECONDS)
+    before = count_in(Path("/proc/self/fd"))
+
+    for moment in range(30):
+        running = asyncio.create_task(sandbox.exec(script, timeout_seconds=SECONDS))
+        for _ in range(moment):
+            await a_turn_of_the_loop()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        result = await sandbox.exec(script, timeout_seconds=moment / 1000)
+        assert result.timed_out
+
+    assert processes_naming(token) == []
+    assert count_in(Path("/proc/self/fd")) == before
+
+
 async def test_no_descriptor_stays_behind(provider: SandboxProvider) -> None:
     sandbox, _ = await provider.open(new_spec(), key=key)
     await sandbox.exec("true", timeout_seconds=SECONDS)
@@ -370,6 +393,22 @@ async def test_the_probe_runs_a_command_and_leaves_nothing(tmp_path: Path) -> No
 
     assert verdict.ok, verdict.text
     assert count_in(tmp_path / "sandboxes") == 0
+
+
+async def test_closed_folders_and_a_strict_umask_keep_no_command_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's clone may lie where the sandbox's user can read nothing, bubblewrap included."""
+    closed = tmp_path / "closed"
+    before = os.umask(0o077)
+    try:
+        moved = copied(find_programs(), closed)
+        monkeypatch.setattr("workers.adapters.sandbox_local.provider.find_programs", lambda: moved)
+        verdict = await probe(closed / "data")
+    finally:
+        os.umask(before)
+
+    assert verdict.ok, verdict.text
 
 
 async def test_without_bubblewrap_the_probe_names_the_remedy(

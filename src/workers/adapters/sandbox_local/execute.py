@@ -10,12 +10,13 @@ from runs_domain.sandbox_port import ExecResult, KilledFor
 from workers.adapters.sandbox_local.limits import Limits
 from workers.adapters.sandbox_local.output import Capture
 from workers.adapters.sandbox_local.process import Command, KillReason, Place, Running, start
+from workers.adapters.sandbox_local.spawn import KILL_SECONDS
 
 OnOutput = Callable[[str, bytes], None]
 StreamName = Literal["stdout", "stderr"]
 
 _PIECE_BYTES: Final = 64 * 1024
-_COMPLAINT: Final = "bwrap: "
+_COMPLAINTS: Final = ("bwrap: ", "nsenter: ")
 _KILLED_FOR: Final[dict[KillReason, KilledFor]] = {
     "output_limit": "output_limit",
     "disk_quota": "disk_quota",
@@ -57,7 +58,7 @@ async def execute(
         raise
     finally:
         # A second cancellation does not cut this short: pipes and child must not leak.
-        await asyncio.shield(_settle(running, flows, place.limits))
+        await asyncio.shield(_settle(running, flows))
     return output.result()
 
 
@@ -68,12 +69,12 @@ async def _all_of(flows: Sequence[asyncio.Task[None]]) -> None:
         flow.result()
 
 
-async def _settle(running: Running, flows: Sequence[asyncio.Task[None]], limits: Limits) -> None:
-    _, stuck = await asyncio.wait(flows, timeout=limits.kill_seconds)
+async def _settle(running: Running, flows: Sequence[asyncio.Task[None]]) -> None:
+    _, stuck = await asyncio.wait(flows, timeout=KILL_SECONDS)
     for flow in stuck:
         flow.cancel()
     await asyncio.gather(*flows, return_exceptions=True)  # raised by _all_of, if it got there
-    await running.end(limits)
+    await running.end()
 
 
 class _Output:
@@ -134,6 +135,6 @@ async def _feed(pipe: asyncio.StreamWriter | None, stdin: bytes) -> None:
 
 
 def _complaint(stderr: str) -> str:
-    """Bubblewrap's own words, nothing that a script may have printed."""
-    lines = [line for line in stderr.splitlines() if line.startswith(_COMPLAINT)]
+    """Our programs' own words, nothing else that may have been printed."""
+    lines = [line for line in stderr.splitlines() if line.startswith(_COMPLAINTS)]
     return f"the sandbox could not be set up: {' '.join(lines[-1:]) or 'it was killed'}"

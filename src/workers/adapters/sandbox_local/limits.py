@@ -42,7 +42,5 @@ class Limits(Struct, frozen=True):
     # How long our own parts may take.
     setup_seconds: float = 20.0
     """From the start of a command to its first line."""
-    kill_seconds: float = 5.0
-    """From SIGKILL to the last process gone."""
     file_seconds: float = 60.0
     remove_seconds: float = 120.0

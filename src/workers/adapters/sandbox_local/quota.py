@@ -6,13 +6,15 @@ A breach is found within `quota_poll_seconds`. Who needs a hard cap gives DATA_D
 import asyncio
 import contextlib
 import os
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
 from runs_domain.events import Struct
 from workers.adapters.sandbox_local.limits import Limits
-from workers.adapters.sandbox_local.programs import HOST_ENVIRONMENT, Programs
+from workers.adapters.sandbox_local.programs import Programs
+from workers.adapters.sandbox_local.spawn import output_of, spawn
 from workers.adapters.sandbox_local.workspace import as_owner
 
 _BLOCK_BYTES: Final = 512
@@ -93,21 +95,12 @@ async def measure(folder: Path, programs: Programs) -> Usage:
 
     Only numbers come back, so no name in the folder can lie about sizes.
     """
-    scan = await asyncio.create_subprocess_exec(
+    scan = await spawn(
         *as_owner(programs),
         *("find", "-P", str(folder), "-xdev", "-printf", r"%b\n"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # files that vanish while it looks
-        env=HOST_ENVIRONMENT,
-    )
-    try:
-        async with asyncio.timeout(SCAN_SECONDS_MAX):
-            printed, _ = await scan.communicate()
-    finally:
-        if scan.returncode is None:
-            scan.kill()
-            await scan.wait()
+        stdout=PIPE,
+    )  # what it says of files that vanish meanwhile goes nowhere
+    printed, _ = await output_of(scan, timeout_seconds=SCAN_SECONDS_MAX)
     blocks = [int(line) for line in printed.split()]
     return Usage(bytes=sum(blocks) * _BLOCK_BYTES, files=len(blocks))
 

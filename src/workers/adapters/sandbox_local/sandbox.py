@@ -18,6 +18,7 @@ from workers.adapters.sandbox_local.network import RunNetwork
 from workers.adapters.sandbox_local.process import Command, Place, Running, start
 from workers.adapters.sandbox_local.programs import Programs
 from workers.adapters.sandbox_local.quota import QuotaWatch
+from workers.adapters.sandbox_local.spawn import KILL_SECONDS
 from workers.adapters.sandbox_local.workspace import Workspace
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ class LocalSandbox:
         """A detached command's place is taken until it ends."""
         async with room:
             await running.process.wait()
-            await running.end(self._limits)
+            await running.end()
             self._running.discard(running)
             self._spawned.pop(process_id, None)
 
@@ -118,7 +119,7 @@ class LocalSandbox:
             return
         running, tending = found
         running.kill("cancelled")
-        await asyncio.wait([tending], timeout=self._limits.kill_seconds)
+        await asyncio.wait([tending], timeout=KILL_SECONDS)
 
     async def read(self, path: str, *, max_bytes: int) -> bytes:
         return await self._in_thread(lambda: self._files.read(path, max_bytes))
@@ -150,7 +151,7 @@ class LocalSandbox:
             running.kill("cancelled")
         tending = [task for _, task in self._spawned.values()]
         if tending:
-            await asyncio.wait(tending, timeout=self._limits.kill_seconds)
+            await asyncio.wait(tending, timeout=KILL_SECONDS)
         await self.network.close()
 
     def _command(self, script: str, cwd: str | None, env: Mapping[str, str] | None) -> Command:

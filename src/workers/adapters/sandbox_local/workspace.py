@@ -7,7 +7,6 @@
     workspace/    what the sandbox sees as /workspace
 """
 
-import asyncio
 import hashlib
 import os
 import re
@@ -22,7 +21,8 @@ from runs_domain.ids import AccountId, SessionId
 from runs_domain.sandbox_port import SandboxSpec
 from workers.adapters.sandbox_local import bwrap
 from workers.adapters.sandbox_local.limits import Limits
-from workers.adapters.sandbox_local.programs import HOST_ENVIRONMENT, Programs
+from workers.adapters.sandbox_local.programs import Programs
+from workers.adapters.sandbox_local.spawn import output_of, spawn
 
 UID_FIRST: Final = 1_900_000_000
 UID_COUNT: Final = 1 << 24
@@ -99,22 +99,13 @@ class Workspace:
         if not self.stands():
             return
         (self.base / _MARKER).unlink(missing_ok=True)  # from here on it counts as half made
-        remover = await asyncio.create_subprocess_exec(
-            *as_owner(programs),
-            *("rm", "-rf", "--one-file-system", "--", str(self.base)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=HOST_ENVIRONMENT,
+        remover = await spawn(
+            *as_owner(programs), "rm", "-rf", "--one-file-system", "--", str(self.base)
         )
         try:
-            async with asyncio.timeout(limits.remove_seconds):
-                await remover.wait()
+            await output_of(remover, timeout_seconds=limits.remove_seconds)
         except TimeoutError as error:
             raise SandboxUnavailable("removing the workspace took too long") from error
-        finally:
-            if remover.returncode is None:
-                remover.kill()
         if self.base.exists():
             raise SandboxUnavailable("the workspace could not be removed")
 
