@@ -15,7 +15,15 @@ from runs_domain.errors import (
     SandboxUnavailable,
 )
 from runs_domain.sandbox_port import Sandbox, SandboxProvider
-from tests.support.sandboxes import copied, count_in, key, new_spec, new_token, processes_naming
+from tests.support.sandboxes import (
+    a_turn_of_the_loop,
+    copied,
+    count_in,
+    key,
+    new_spec,
+    new_token,
+    processes_naming,
+)
 from tests.support.waiting import until
 from workers.adapters.sandbox_local import Limits, LocalSandboxProvider, probe
 from workers.adapters.sandbox_local.programs import find_programs
