@@ -129,7 +129,7 @@ _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _LINE_ENDS: Final = {
     end.encode(): b"\\u%04x" % ord(end) for end in ("\N{NEXT LINE}", "\u2028", "\u2029")
 }
-"""What JSON lets stand in a string, but Python's readers of lines (httpx's, too) take for an end."""
+"""JSON lets them stand in a string; readers of lines in Python, httpx too, take them for ends."""
 
 
 def encode(frame: Frame) -> bytes:

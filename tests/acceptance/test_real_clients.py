@@ -167,6 +167,7 @@ def shown(stored: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 def check_error(seen: Seen, story: Story) -> None:
     assert seen.error == story.error, seen.name
+    assert not seen.errors, seen.name
     if seen.status is not None:
         assert seen.status == ("ready" if story.error is None else "error"), seen.name
 
