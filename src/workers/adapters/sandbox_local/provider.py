@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from runs_domain.errors import SandboxNotFound
+from runs_domain.errors import SandboxNotFound, SandboxUnavailable
 from runs_domain.ids import RunId
 from runs_domain.sandbox_port import Capabilities, SandboxSpec
 from workers.adapters.sandbox_local.broker import Key, new_client
@@ -35,7 +35,11 @@ class LocalSandboxProvider:
         workspace = Workspace(self._root, spec.name)
         if spec.must_exist and not workspace.is_made():
             raise SandboxNotFound(f"the sandbox {spec.name} is not on this host")
-        created = await asyncio.to_thread(workspace.make, spec)
+        try:
+            async with asyncio.timeout(self._limits.file_seconds):
+                created = await asyncio.to_thread(workspace.make, spec)
+        except TimeoutError as error:
+            raise SandboxUnavailable("the data directory's volume does not answer") from error
         return self._handle(workspace, spec.run_id, key), created
 
     async def find(self, name: str) -> LocalSandbox | None:

@@ -108,10 +108,12 @@ class LocalSandbox:
     ) -> None:
         """A detached command's place is taken until it ends."""
         async with room:
-            await running.process.wait()
-            await running.end()
-            self._running.discard(running)
-            self._spawned.pop(process_id, None)
+            try:
+                await running.process.wait()
+                await running.end()
+            finally:
+                self._running.discard(running)
+                self._spawned.pop(process_id, None)
 
     async def kill(self, process_id: str) -> None:
         found = self._spawned.get(process_id)
