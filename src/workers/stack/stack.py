@@ -77,7 +77,10 @@ class Stack:
         """Report and mend, for ever. Ends by KeyboardInterrupt, or StackError at a lost server."""
         while True:
             time.sleep(WATCH_SECONDS)
-            for name, part in self._parts().items():
+            # Workers first: nothing is waited for there, and mending the others takes a moment.
+            for name, part in sorted(
+                self._parts().items(), key=lambda one: one[0] not in self._workers
+            ):
                 if name not in self._given_up and part.child.exit_code is not None:
                     self._mend(name, part)
 
