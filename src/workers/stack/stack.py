@@ -44,9 +44,13 @@ class Stack:
         port: int,
         environ: Mapping[str, str],
         say: Callable[[str], None],
+        durable: bool = True,
     ) -> None:
-        """`environ` may hold further RUNLEDGER_* settings; `say` gets a sentence now and then."""
-        self._servers = Servers(data_dir)
+        """`environ` may hold further RUNLEDGER_* settings; `say` gets a sentence now and then.
+
+        `durable=False` gives up safety against power loss, for tests; a kill loses nothing.
+        """
+        self._servers = Servers(data_dir, durable=durable)
         self._data_dir = self._servers.places.data_dir
         self._workers = [f"worker-{number}" for number in range(1, workers + 1)]
         self._port = port
@@ -77,10 +81,7 @@ class Stack:
         """Report and mend, for ever. Ends by KeyboardInterrupt, or StackError at a lost server."""
         while True:
             time.sleep(WATCH_SECONDS)
-            # Workers first: nothing is waited for there, and mending the others takes a moment.
-            for name, part in sorted(
-                self._parts().items(), key=lambda one: one[0] not in self._workers
-            ):
+            for name, part in self._parts().items():
                 if name not in self._given_up and part.child.exit_code is not None:
                     self._mend(name, part)
 
