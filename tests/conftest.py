@@ -15,11 +15,15 @@ from tests.support.servers import (
     make_template,
     temporary_servers,
 )
-from tests.support.stacks import quiet_stack
+from tests.support.stacks import BreakableStack, breakable_stack, prepared_data, quiet_stack
 from workers.stack.servers import Servers
 from workers.stack.stack import Stack
 
 pytest_plugins = ("pytester", "tests.support.run_rules")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings: of the stack that the test breaks")
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +81,26 @@ def own_database(own_servers: Servers) -> Database:
 def stack() -> Iterator[Stack]:
     """A whole stack of real processes, one worker; tests share it and must not break it.
 
-    `stack.details` has what a client needs. See `tests/support/stacks.py` for one to break.
+    `stack.details` has what a client needs.
     """
     with quiet_stack() as ready:
+        yield ready
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Iterator[Path]:
+    with prepared_data() as place:
+        yield place
+
+
+@pytest.fixture
+def broken(request: pytest.FixtureRequest, prepared: Path) -> Iterator[BreakableStack]:
+    """A stack of the test's own, to break; it comes without workers.
+
+    `@pytest.mark.settings(lease_seconds="1")` changes its settings.
+    """
+    marker = request.node.get_closest_marker("settings")
+    with breakable_stack(prepared, {} if marker is None else marker.kwargs) as ready:
         yield ready
 
 

@@ -1,29 +1,22 @@
 """A client stops a run: while it waits, while it speaks, while it works, twice, and too late."""
 
 import secrets
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.rest import Rest, bash, parts_of
 from tests.support.run_story import check_history, check_story
 from tests.support.sandboxes import processes_naming
-from tests.support.stacks import BreakableStack, breakable_stack
+from tests.support.stacks import BreakableStack
 from tests.support.waiting import until
 from tests.support.wire_client import StreamReader
 
 SLOW = {"text": "word " * 2_000, "delta_ms": 20}
 
 
-@pytest.fixture
-def deserted() -> Iterator[BreakableStack]:
-    """A stack without a worker."""
-    with breakable_stack(sandbox="none") as stack:
-        yield stack
-
-
-async def test_a_run_that_waits_for_a_worker_ends_at_the_cancel(deserted: BreakableStack) -> None:
-    async with Rest(deserted.details["baseUrl"], deserted.details["apiKey"]) as rest:
+@pytest.mark.settings(sandbox="none")
+async def test_a_run_that_waits_for_a_worker_ends_at_the_cancel(broken: BreakableStack) -> None:
+    async with Rest(broken.details["baseUrl"], broken.details["apiKey"]) as rest:
         run = await rest.start("nobody is there")
         async with rest.watching(run) as watch:
             answer = await rest.cancel(run)
@@ -33,7 +26,7 @@ async def test_a_run_that_waits_for_a_worker_ends_at_the_cancel(deserted: Breaka
         assert (await rest.cancel(run)).status_code == 200
         assert StreamReader().read(watch.frames).finished
 
-        deserted.start_worker()
+        broken.start_worker()
         history = await rest.ended(run)
 
         check_history(history)

@@ -5,14 +5,11 @@ import signal
 import pytest
 
 from runs_api.server import GRACE_SECONDS
-from tests.support.rest import Rest
+from tests.support.rest import SPEAK, Rest
 from tests.support.run_story import check_story
 from tests.support.stacks import BreakableStack, kill
 
 pytestmark = [pytest.mark.crash, pytest.mark.settings(sandbox="none")]
-
-SPEECH = " ".join(f"word{number}" for number in range(60))
-SPEAK = {"text": SPEECH, "delta_ms": 30}
 
 
 async def test_invariant_1_killed_right_after_the_202_the_run_completes(

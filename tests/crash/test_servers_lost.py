@@ -3,15 +3,15 @@
 import pytest
 import redis
 
-from tests.support.rest import ECHO, Rest, bash, parts_of, tag_of
+from runs_domain.settings import Secret
+from runs_domain.storage.connection import ReconnectingConnection
+from tests.support.rest import ECHO, SPEAK, SPEECH, Rest, bash, parts_of, tag_of
 from tests.support.run_story import check_story
 from tests.support.stacks import BreakableStack
+from tests.support.views import are_caught_up
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.crash
-
-SPEECH = " ".join(f"word{number}" for number in range(60))
-SPEAK = {"text": SPEECH, "delta_ms": 30}
 
 
 @pytest.mark.settings(sandbox="none")
@@ -128,18 +128,45 @@ async def test_both_servers_die_at_once_and_every_accepted_run_completes(
         assert await client.status(run) == "completed"
 
 
+async def test_a_result_that_comes_while_postgresql_is_away_is_kept_and_not_made_again(
+    broken: BreakableStack, client: Rest
+) -> None:
+    broken.start_worker()
+    wait_for_go = (
+        "echo done >> effects; until [ -e go ]; do sleep 0.02; done; echo went; touch gone"
+    )
+    run = await client.play(bash(wait_for_go), bash("cat effects"), {"text": "done"})
+    workspace = broken.workspace_of(run.session_id)
+    async with client.watching(run) as watch:
+        await until((workspace / "effects").exists)
+        broken.postgres.stop(at_once=True)
+        (workspace / "go").touch()
+        await until((workspace / "gone").exists)
+        broken.postgres.start()
+
+        reader = await check_story(client, run, watch)
+
+    went, counted = parts_of(reader.message, "tool-bash")
+    assert went["output"]["stdout"] == "went\n"
+    assert counted["output"]["stdout"] == "done\n"
+    assert "resumed" not in await client.tags(run)
+
+
 @pytest.mark.settings(sandbox="none")
-async def test_the_projector_catches_up_after_postgresql_was_away(
+async def test_the_views_catch_up_after_postgresql_was_away(
     broken: BreakableStack, client: Rest
 ) -> None:
     broken.start_worker()
     broken.postgres.stop(at_once=True)
     broken.postgres.start()
 
-    async def accepted() -> bool:
-        answer = await client.http.get("/readyz")
-        return answer.status_code == 200
+    async def accepts() -> bool:
+        return (await client.http.get("/readyz")).status_code == 200
 
-    await until(accepted)
+    await until(accepts)
     run = await client.start("after the break")
     await client.ended(run)
+
+    reader = ReconnectingConnection(Secret(broken.details["databaseUrl"]), name="reader")
+    await until(lambda: are_caught_up(reader), timeout_seconds=30)
+    await reader.close()

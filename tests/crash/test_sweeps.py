@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from tests.support.rest import Rest, Run, bash, parts_of
+from tests.support.run_key import run_key
 from tests.support.run_story import ENDINGS, check_story
 from tests.support.stacks import BreakableStack, kill
 from tests.support.waiting import until
@@ -164,3 +165,24 @@ async def test_invariant_1_whatever_dies_every_accepted_run_ends_once_and_tells_
 
 async def all_ended(client: Rest, runs: list[Run]) -> bool:
     return all([await client.status(run) in ENDINGS for run in runs])
+
+
+@pytest.mark.settings(key_ttl_seconds="60")
+async def test_invariant_5_I_34_a_held_runs_key_outlives_its_ttl_and_a_deserted_ones_dies(
+    broken: BreakableStack, client: Rest
+) -> None:
+    worker = broken.start_worker()
+    run = await client.play(bash("sleep 70; touch late; sleep 600"))
+    workspace = broken.workspace_of(run.session_id)
+    await until((workspace / "late").exists, timeout_seconds=100)
+    key = run_key(broken.details["env"], run.run_id)
+    async with Rest(broken.details["baseUrl"], key) as as_run:
+        assert await as_run.status(run) == "running"
+        kill(worker)
+
+        async def is_dead() -> bool:
+            answer = await as_run.http.get(f"/api/chat/runs/{run.run_id}")
+            return answer.status_code == httpx.codes.UNAUTHORIZED
+
+        await until(is_dead, timeout_seconds=90)
+    assert "key_revoked" not in await client.tags(run)

@@ -14,6 +14,9 @@ from tests.support.watch import Watch
 
 ECHO = "scripted/echo"
 PLAYBOOK = "scripted/playbook"
+SPEECH = " ".join(f"word{number}" for number in range(50))
+SPEAK: dict[str, Any] = {"text": SPEECH, "delta_ms": 30}
+"""A model call that speaks for a second and a half."""
 CALL_SECONDS = 15.0
 END_SECONDS = 40.0
 

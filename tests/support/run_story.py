@@ -8,6 +8,8 @@ from tests.support.rest import Rest, Run, tag_of
 from tests.support.watch import Watch
 from tests.support.wire_client import StreamReader
 
+BEGIN = ["requested", "provisioned", "key_minted", "started"]
+END = ["completed", "key_revoked", "sandbox_released"]
 ENDINGS = {"completed", "failed", "cancelled"}
 
 

@@ -1,0 +1,52 @@
+"""Cancels that come while the worker or Redis is away."""
+
+import secrets
+
+import pytest
+
+from tests.support.rest import SPEAK, SPEECH, Rest, bash, parts_of
+from tests.support.run_key import key_is_good
+from tests.support.run_story import END, check_story
+from tests.support.sandboxes import processes_naming
+from tests.support.stacks import BreakableStack, kill
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.crash
+
+
+@pytest.mark.settings(lease_seconds="1")
+async def test_a_cancel_while_nobody_holds_the_run_is_what_the_next_worker_does(
+    broken: BreakableStack, client: Rest
+) -> None:
+    token = f"token-{secrets.token_hex(8)}"
+    first = broken.start_worker()
+    run = await client.play(bash(f"exec -a {token} sleep 600"), {"text": "never said"})
+    async with client.watching(run) as watch:
+        await until(lambda: processes_naming(token))
+        kill(first)
+        assert (await client.cancel(run)).status_code == 202
+        broken.start_worker()
+        reader = await check_story(client, run, watch)
+
+    assert (await client.tags(run))[-3:] == ["cancelled", *END[1:]]
+    assert await client.status(run) == "cancelled"
+    (call,) = parts_of(reader.message, "tool-bash")
+    assert call["state"] == "output-error"
+    assert not await key_is_good(broken.details, run)
+
+
+@pytest.mark.settings(sandbox="none")
+async def test_a_cancel_whose_push_is_lost_is_seen_all_the_same(
+    broken: BreakableStack, client: Rest
+) -> None:
+    broken.start_worker()
+    run = await client.play(SPEAK | {"text": SPEECH * 100})
+    async with client.watching(run) as watch:
+        await watch.says("word5 ")
+        broken.valkey.stop(at_once=True)
+        assert (await client.cancel(run)).status_code == 202
+        await client.reached(run, "sandbox_released")
+        broken.valkey.start()
+        await check_story(client, run, watch)
+
+    assert await client.status(run) == "cancelled"
