@@ -33,7 +33,7 @@ async def require_credential(connection: Connection, handler: BaseRouteHandler) 
     connection.scope["auth"] = credential
     seen(connection.scope).account = str(credential.account_id)
     if credential.run_id is not None:
-        _confine(connection, credential, cast("Scope", handler.opt["scope"]))
+        _confine(connection, credential, handler.opt.get("scope"))
 
 
 async def authenticate(connection: Connection) -> Credential:
@@ -66,8 +66,11 @@ def credential_of(connection: Connection) -> Credential:
     return cast("Credential", connection.scope["auth"])
 
 
-def _confine(connection: Connection, credential: Credential, scope: Scope) -> None:
-    """A run's key is good for its own run and for the routes it was given."""
+def _confine(connection: Connection, credential: Credential, scope: Scope | None) -> None:
+    """A run's key is good for its own run and for the routes it was given.
+
+    The framework's own handlers (OPTIONS) name no scope, so no run's key is good for them.
+    """
     if scope not in credential.scopes:
         raise forbidden("This key is not good for this route")
     named = connection.path_params.get("run_id")

@@ -191,6 +191,30 @@ async def test_a_runs_key_reads_its_own_run_and_nothing_else() -> None:
         assert (forbidden.status, forbidden.json["code"]) == (403, "forbidden")
 
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_runs_key_gets_a_clear_answer_to_every_method_on_every_route(method: str) -> None:
+    """Also to those that the framework adds by itself: they need no scope, so they are refused."""
+    api = Api()
+    run = await api.start()
+    await run.complete()
+    api.keys.known["run"] = replace(
+        api.keys.known["mine"], run_id=run.run_id, scopes=("runs:read", "runs:write")
+    )
+    for route in api.app.routes:
+        assert isinstance(route, HTTPRoute)
+        place = target(route.path_format, run)
+        answer = await call(api.app, method, place, headers={"x-api-key": "run"})
+        if method == "OPTIONS":
+            assert (answer.status, answer.json["code"]) == (403, "forbidden")
+        elif method not in route.methods:
+            assert (answer.status, answer.json["code"]) == (405, "method_not_allowed")
+        else:
+            assert answer.status in {200, 202, 204, 400}, (method, place, answer.body)
+
+
 async def test_a_runs_key_with_the_write_scope_acts_for_its_own_account_only() -> None:
     """An organisation's run does not act for the members."""
     api = Api()
