@@ -1,9 +1,10 @@
 """One frozen object for everything a process is told from outside; read once, passed on.
 
 Every variable is `RUNLEDGER_` + the field's name in capitals. A bad value never stops the
-reading: one error names all of them.
+reading: one error names all of them, and every `RUNLEDGER_` name that is not known.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,9 +12,18 @@ from typing import Any, Final, Literal
 import msgspec
 from typing_extensions import override
 
+from runs_domain import urls
 from runs_domain.errors import RunledgerError
 
 PREFIX: Final = "RUNLEDGER_"
+NOT_FOR_PROCESSES: Final = frozenset(
+    {
+        "RUNLEDGER_PYTHON",  # scripts/_venv: which Python makes .venv
+        "RUNLEDGER_VENV_LOCKED",  # scripts/_venv, to itself
+        "RUNLEDGER_APP_PASSWORD",  # compose.yaml and deploy/postgres-roles.sh
+    }
+)
+"""Names that may be in the environment beside the settings."""
 SECRET_BYTES_MIN: Final = 32
 
 
@@ -91,7 +101,8 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[field.name] = _parse(field.type, text)
         except ValueError as error:
             problems.append(f"{name} {error}")
-    problems += [f"{PREFIX}{name.upper()} {what}" for name, what in _out_of_range(values)]
+    problems += [f"{PREFIX}{name.upper()} {what}" for name, what in _unfit(values)]
+    problems += _unknown(environ)
     if problems:
         raise BadSettings("; ".join(problems))
     return Settings(**values)
@@ -123,24 +134,66 @@ def _describe(kind: Any) -> str:
     return "one of " + ", ".join(str(word) for word in words)
 
 
-_RANGES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+_DAY_SECONDS: Final = 24 * 60 * 60
+_HOUR_SECONDS: Final = 60 * 60
+
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "secret_version": (1, 2**31 - 1),
+    "port": (0, 65535),
+    "key_ttl_seconds": (60, _DAY_SECONDS),
+    "lease_seconds": (0.5, 300),
+    "worker_slots": (1, 4096),
+    "watchdog_seconds": (0.5, _HOUR_SECONDS),
+    "step_grace_seconds": (0, _HOUR_SECONDS),
+    "job_timeout_seconds": (1, 7 * _DAY_SECONDS),
+    "model_timeout_seconds": (0.1, _HOUR_SECONDS),
+    "tool_timeout_seconds": (0.1, _HOUR_SECONDS),
+}
+"""The least and the most of every number there is."""
+
+_POSTGRES: Final = (
+    lambda value: urls.is_postgres(value.reveal()),
+    "must be like postgresql://user:password@host:5432/database, special characters as %XX",
+)
+_HTTP: Final = (urls.is_http, "must be like https://host:443/path, without user, query or fragment")
+_FORMS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "database_url": _POSTGRES,
+    "admin_database_url": _POSTGRES,
+    "redis_url": (
+        lambda value: urls.is_redis(value.reveal()),
+        "must be like redis://user:password@host:6379/0, special characters as %XX",
+    ),
+    "model_base_url": _HTTP,
+    "api_base_url": _HTTP,
     "secret": (
         lambda value: len(value.reveal().encode()) >= SECRET_BYTES_MIN,
         f"must have at least {SECRET_BYTES_MIN} bytes",
     ),
-    "secret_version": (lambda value: value >= 1, "must be 1 or more"),
-    "port": (lambda value: 0 <= value <= 65535, "must be 0 to 65535"),  # noqa: PLR2004
-    "key_ttl_seconds": (lambda value: 60 <= value <= 86400, "must be 60 to 86400"),  # noqa: PLR2004
-    "lease_seconds": (lambda value: value >= 0.5, "must be 0.5 or more"),  # noqa: PLR2004
-    "worker_slots": (lambda value: value >= 1, "must be 1 or more"),
-    "model_timeout_seconds": (lambda value: value > 0, "must be more than 0"),
-    "tool_timeout_seconds": (lambda value: value > 0, "must be more than 0"),
 }
 
 
-def _out_of_range(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
+def _unfit(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Written so that a NaN, which compares with nothing, is out of range."""
+    out_of_range = [
+        (name, f"must be {low:g} to {high:.15g}")
+        for name, (low, high) in RANGES.items()
+        if name in values and not low <= values[name] <= high
+    ]
+    return out_of_range + [
         (name, what)
-        for name, (ok, what) in _RANGES.items()
+        for name, (ok, what) in _FORMS.items()
         if name in values and not ok(values[name])
     ]
+
+
+def _unknown(environ: Mapping[str, str]) -> list[str]:
+    """A misspelt setting would otherwise leave its default in force, unnoticed."""
+    known = [field.name.upper() for field in msgspec.structs.fields(Settings)]
+    given = {name for name, text in environ.items() if name.startswith(PREFIX) and text.strip()}
+    strangers = given - {PREFIX + name for name in known} - NOT_FOR_PROCESSES
+    return [f"{name} is not a setting{_nearest(name, known)}" for name in sorted(strangers)]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+    return f"; did you mean {PREFIX}{close[0]}?" if close else ""
