@@ -31,15 +31,19 @@ def validate_messages(value: object, *, path: Path = ("messages",)) -> tuple[Jso
         raise InvalidMessages(path, "must not be empty")
     if len(value) > MESSAGES_MAX:
         raise InvalidMessages(path, f"must have at most {MESSAGES_MAX} messages")
+    seen: set[str] = set()
     for index, message in enumerate(value):
         _check_message(message, (*path, index))
+        if message["id"] in seen:
+            raise InvalidMessages((*path, index, "id"), "is the id of a message before it")
+        seen.add(message["id"])
     return tuple(value)
 
 
 def _check_message(message: object, path: Path) -> None:
     if not isinstance(message, dict):
         raise InvalidMessages(path, "must be an object")
-    check_text(message.get("id"), (*path, "id"))
+    _check_id(message.get("id"), (*path, "id"))
     role = message.get("role")
     if role not in ROLES:
         raise InvalidMessages((*path, "role"), f"must be one of {', '.join(ROLES)}")
@@ -47,6 +51,12 @@ def _check_message(message: object, path: Path) -> None:
         if key != "parts":
             _check_entry(key, item, path)
     _check_parts(message.get("parts"), (*path, "parts"), may_be_empty=role == "assistant")
+
+
+def _check_id(value: Any, path: Path) -> None:
+    check_text(value, path)
+    if not value.strip():
+        raise InvalidMessages(path, "must not be blank")
 
 
 def _check_parts(parts: object, path: Path, *, may_be_empty: bool) -> None:

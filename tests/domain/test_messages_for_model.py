@@ -124,4 +124,5 @@ def test_every_call_that_is_shown_has_a_result_and_what_is_shown_is_valid(
     )
     assert not any(part["type"].startswith(("data-", "source-")) for part in kept)
     if shown:
-        assert validate_messages(list(shown)) == shown
+        numbered = [{**one, "id": f"m{place}"} for place, one in enumerate(shown)]
+        assert validate_messages(numbered) == tuple(numbered)
