@@ -95,7 +95,9 @@ def _uuid(body: Json, name: str) -> UUID | None:
     value = body[name]
     try:
         if isinstance(value, str) and len(value) == UUID_CHARS:
-            return UUID(value)
+            parsed = UUID(value)
+            if str(parsed) == value.lower():  # the parser takes hyphens anywhere
+                return parsed
     except ValueError:
         pass
     raise invalid((name,), "must be a UUID")

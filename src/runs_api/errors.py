@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 
 from runs_api.observe import request_id
 from runs_api.schemas import ErrorBody
@@ -131,11 +131,19 @@ def answer_to(error: Exception) -> ApiError:
         return error
     if isinstance(error, errors.InvalidMessages):
         return invalid(error.path, error.problem)
+    if isinstance(error, ValidationException) and error.extra:
+        return _bad_parameter(error.extra)
     if isinstance(error, HTTPException):
         rule = _FRAMEWORK.get(error.status_code, _INTERNAL)
         return ApiError(*rule, headers=error.headers or NO_HEADERS)
     rule = next((_DOMAIN[kind] for kind in type(error).__mro__ if kind in _DOMAIN), _INTERNAL)
     return unavailable() if rule is _UNAVAILABLE else ApiError(*rule)
+
+
+def _bad_parameter(found: Any) -> ApiError:
+    """The framework's finding about a query: its text names types and limits, never a value."""
+    problem = str(found[0]["message"]).replace("`", "")
+    return invalid((found[0]["key"],), problem[:1].lower() + problem[1:])
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:

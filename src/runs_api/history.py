@@ -7,6 +7,7 @@ from litestar import Request, Response, get
 from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
+from runs_api.accept import prefers
 from runs_api.deps import deps_of
 from runs_api.observe import seen
 from runs_api.ownership import run_head
@@ -33,10 +34,10 @@ async def run_events(
     """One JSON object, or a line an event where `Accept` asks for application/x-ndjson."""
     deps = deps_of(request.scope)
     head = await run_head(deps, auth.credential_of(request), run_id)
-    seen(request.scope).run = run_id
+    seen(request.scope).run = str(head.run_id)
     stream = await deps.log.read(head.run_id, after=Version(from_version - 1))
     events = tuple(shown(recorded) for recorded in stream)
-    if NDJSON in request.headers.get("accept", ""):
+    if prefers(request.headers.getall("accept", []), NDJSON, JSON):
         lines: Any = b"".join(_encoder.encode(event) + b"\n" for event in events)
         return Response(lines, media_type=NDJSON, headers={"vary": "accept"})
     return Response(History(data=events), media_type=JSON, headers={"vary": "accept"})

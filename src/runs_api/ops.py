@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import HttpMethod, Request, Response, get, route
 
 from runs_api.auth import PUBLIC
 from runs_api.deps import Probe, deps_of
@@ -17,17 +17,20 @@ from runs_domain.errors import QueueUnavailable, StoreUnavailable
 PROBE_SECONDS_MAX: Final = 2.0
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
+PROBE_METHODS: Final = (HttpMethod.GET, HttpMethod.HEAD)
+"""Load balancers ask with HEAD."""
+
 DESCRIBE: Final = "describe"
 
 AnyRequest = Request[Any, Any, Any]
 
 
-@get("/healthz", opt=PUBLIC, summary="The process answers")
+@route("/healthz", http_method=PROBE_METHODS, opt=PUBLIC, summary="The process answers")
 async def healthz() -> Health:
     return Health(status="ok")
 
 
-@get("/readyz", opt=PUBLIC, summary="The process can serve")
+@route("/readyz", http_method=PROBE_METHODS, opt=PUBLIC, summary="The process can serve")
 async def readyz(request: AnyRequest) -> Response[Health]:
     """Without PostgreSQL it cannot (503). Without Redis it can: runs are accepted and start
     when Redis is back, and streams follow the log.

@@ -112,8 +112,8 @@ async def run_status(request: AnyRequest, run_id: FromPath[str]) -> Response[Run
     """`ETag` is the run's version: with `If-None-Match` an unchanged run is a 304."""
     deps = deps_of(request.scope)
     head = await run_head(deps, auth.credential_of(request), run_id)
-    seen(request.scope).run = run_id
-    if _matches(request.headers.get("if-none-match", ""), _etag(head.version)):
+    seen(request.scope).run = str(head.run_id)
+    if _matches(request.headers.getall("if-none-match", []), _etag(head.version)):
         return _not_modified(head.version)
     summary = summarize(await deps.log.read_outline(head.run_id))
     if summary is None:
@@ -133,8 +133,9 @@ def _cacheable(version: int) -> dict[str, str]:
     return {"ETag": _etag(version), "Cache-Control": "private, no-cache"}
 
 
-def _matches(if_none_match: str, etag: str) -> bool:
-    asked = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+def _matches(if_none_match: list[str], etag: str) -> bool:
+    tags = ",".join(if_none_match).split(",")
+    asked = {tag.strip().removeprefix("W/") for tag in tags}
     return "*" in asked or etag in asked
 
 
@@ -167,9 +168,9 @@ async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Run
     """
     deps, credential = deps_of(request.scope), auth.credential_of(request)
     head = await run_head(deps, credential, run_id)
-    seen(request.scope).run = run_id
+    seen(request.scope).run = str(head.run_id)
     if not head.live:
-        return Response(RunStopped(run_id=run_id, status=head.status), status_code=200)
+        return Response(RunStopped(run_id=str(head.run_id), status=head.status), status_code=200)
     handled = await handle(
         deps.log,
         head.run_id,
@@ -181,7 +182,7 @@ async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Run
         deps.background.start("telling of a cancel", _tell(deps, head.run_id))
     ended_before = not handled.recorded and not is_live(state)
     return Response(
-        RunStopped(run_id=run_id, status=status_of(state)),
+        RunStopped(run_id=str(head.run_id), status=status_of(state)),
         status_code=200 if ended_before else 202,
     )
 

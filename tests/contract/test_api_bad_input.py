@@ -45,6 +45,8 @@ def message(**changes: Any) -> dict[str, Any]:
         ({"messages": "hi"}, ["messages"]),
         ({"messages": {}}, ["messages"]),
         ({"messages": ["hi"]}, ["messages", 0]),
+        ({"messages": [message(id="")]}, ["messages", 0, "id"]),
+        ({"messages": [message(), message()]}, ["messages", 1, "id"]),
         ({"messages": [message(role="robot")]}, ["messages", 0, "role"]),
         ({"messages": [message(), message(parts=[])]}, ["messages", 1, "parts"]),
         (
@@ -54,7 +56,14 @@ def message(**changes: Any) -> dict[str, Any]:
         ({"prompt": "hi", "artistId": "not-a-uuid"}, ["artistId"]),
         ({"prompt": "hi", "artistId": 7}, ["artistId"]),
         ({"prompt": "hi", "artistId": "{" + "0" * 34 + "}"}, ["artistId"]),
+        ({"prompt": "hi", "artistId": "0190000000007000800000000000d001----"}, ["artistId"]),
+        ({"prompt": "hi", "artistId": "01900000-00007000-8000-00000000d001-"}, ["artistId"]),
         ({"prompt": "hi", "accountId": "me"}, ["accountId"]),
+        ({"prompt": "hi", "accountId": "0190000000007000800000000000d001----"}, ["accountId"]),
+        (
+            {"prompt": "hi", "organizationId": "{0190000000007000800000000000d001}--"},
+            ["organizationId"],
+        ),
         ({"prompt": "hi", "organizationId": None}, ["organizationId"]),
         ({"prompt": "hi", "metadata": []}, ["metadata"]),
         ({"prompt": "hi", "metadata": None}, ["metadata"]),

@@ -137,6 +137,16 @@ async def test_an_unchanged_run_is_a_304(form: str) -> None:
     assert (changed.status, changed.headers["etag"]) == (200, '"4"')
 
 
+async def test_each_of_several_if_none_match_headers_counts() -> None:
+    """HTTP makes one list of them."""
+    api = Api()
+    run = await api.start()
+    for tags_given in (('"1"', '"7"'), ('"7"', '"1"')):
+        headers = [*MINE.items(), *(("if-none-match", tag) for tag in tags_given)]
+        assert (await api.get(run.path, headers)).status == 304
+    assert (await api.get(run.path, [*MINE.items(), ("if-none-match", '"7"')])).status == 200
+
+
 async def test_a_queued_run_is_cancelled_at_once() -> None:
     """By the API itself: no worker may ever come."""
     api = Api()
@@ -163,6 +173,17 @@ async def test_I_31_a_running_run_is_asked_to_stop_and_its_worker_told() -> None
     await api.background.close()
     assert api.cancels.pushed == [run.run_id]
     assert tags(await api.get(f"{run.path}/events")).count("run.cancel_requested.v1") == 1
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_cancel_answers_with_the_runs_id_however_it_was_written(ended: bool) -> None:
+    """An id has one spelling, whatever the client's was."""
+    api = Api()
+    run = await api.start()
+    if ended:
+        await run.complete()
+    answer = await api.post(f"/api/chat/runs/{str(run.run_id).upper()}/cancel")
+    assert answer.json["runId"] == str(run.run_id)
 
 
 async def test_a_cancel_after_the_end_changes_nothing() -> None:
@@ -222,13 +243,53 @@ async def test_the_history_comes_in_lines_for_those_who_ask() -> None:
     assert objects == (await api.get(f"{run.path}/events")).json["data"]
 
 
+@pytest.mark.parametrize(
+    ("accept", "lines"),
+    [
+        ("application/x-ndjson;q=0", False),
+        ("application/x-ndjson;q=0.000, */*", False),
+        ("application/x-ndjson-seq", False),
+        ("text/html, application/json", False),
+        ("application/json, application/x-ndjson;q=0.5", False),
+        ("*/*", False),
+        ("", False),
+        ("application/x-ndjson;q=x", False),
+        ("APPLICATION/X-NDJSON", True),
+        ("application/x-ndjson; q=0.8, application/json;q=0.2", True),
+        ("text/html, application/x-ndjson ; q=0.1", True),
+        ("application/x-ndjson, application/json", True),
+    ],
+)
+async def test_lines_are_for_those_who_prefer_them(accept: str, lines: bool) -> None:
+    """`Accept` as HTTP has it: case, weights, and q=0 is a no."""
+    api = Api()
+    run = await api.start()
+    answer = await api.get(f"{run.path}/events", MINE | {"accept": accept})
+    kind = "application/x-ndjson" if lines else "application/json"
+    assert answer.headers["content-type"] == kind
+    assert answer.headers["vary"] == "accept"
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "", "9" * 20])
 async def test_a_bad_from_version_is_a_400(value: str) -> None:
-    """In the envelope."""
+    """In the envelope, naming the parameter, without its value."""
     api = Api()
     run = await api.start()
     answer = await api.get(f"{run.path}/events?from_version={value}")
     assert (answer.status, answer.json["code"]) == (400, "invalid_body")
+    assert answer.json["missing_fields"] == ["from_version"]
+    assert answer.json["error"].startswith("from_version: expected int")
+
+
+@pytest.mark.parametrize("value", ["", "maybe", "2"])
+async def test_a_bad_partial_is_a_400_that_names_it(value: str) -> None:
+    """As every value of a query."""
+    api = Api()
+    run = await api.start()
+    answer = await api.get(f"/api/chats/{run.chat_id}/messages?partial={value}")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_body")
+    assert answer.json["missing_fields"] == ["partial"]
+    assert answer.json["error"] == "partial: expected bool, got str"
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/stream", "/stream?startIndex=0"])
@@ -329,6 +390,15 @@ async def test_readiness_tells_postgres_from_redis() -> None:
     api.log.down = True
     assert (await api.get("/readyz", {})).status == 503
     assert (await api.get("/healthz", {})).status == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_probe_may_ask_with_head(path: str) -> None:
+    """Load balancers do; the server leaves the body out."""
+    api = Api()
+    assert (await call(api.app, "HEAD", path)).status == 200
+    api.log.down = path == "/readyz"
+    assert (await call(api.app, "HEAD", path)).status == (503 if api.log.down else 200)
 
 
 async def test_the_openapi_document_describes_each_route_and_its_errors() -> None:
