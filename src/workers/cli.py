@@ -12,6 +12,7 @@ from runs_domain.errors import RunledgerError
 from runs_domain.settings import BadSettings, Settings, load
 from runs_domain.storage.migrate import migrate
 from workers import bootstrap, doctor
+from workers.faults import PlacesOnly, places
 
 EXIT_BAD_SETTINGS: Final = 2
 CHATTY_LOGGERS: Final = ("arq.worker", "httpx")
@@ -35,11 +36,16 @@ def main() -> None:
         sys.exit(EXIT_BAD_SETTINGS if isinstance(error, BadSettings) else 1)
     except KeyboardInterrupt:
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - its text may hold a password
+        sys.stderr.write(f"runledger: this should not happen: {places(error)}\n")
+        sys.exit(1)
 
 
 def _settings() -> Settings:
     settings = load(os.environ)
-    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlacesOnly(LOG_FORMAT))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
     for chatty in CHATTY_LOGGERS:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return settings

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from arq.cron import CronJob, cron
 from arq.typing import WorkerCoroutine
@@ -16,6 +16,7 @@ from arq.typing import WorkerCoroutine
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ids import RunId
 from runs_domain.ports import Clock, EventLog, Head, Job, JobQueue
+from workers.faults import tried
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ class Reconciler:
         except (StoreUnavailable, QueueUnavailable) as error:
             self.counters.failed_ticks += 1
             logger.warning("open runs are looked at next time: %s", type(error).__name__)
+        except Exception:
+            self.counters.failed_ticks += 1
+            raise
 
     async def _pass(self) -> None:
         for _ in range(TICK_PAGES_MAX):
@@ -73,9 +77,5 @@ class Reconciler:
 
 def reconcile_cron(reconciler: Reconciler) -> CronJob:
     """For `StreamWorker(cron_jobs=[…])`: one worker at a time runs a tick."""
-
-    async def reconcile(_ctx: dict[Any, Any]) -> None:
-        await reconciler.tick()
-
-    function = cast("WorkerCoroutine", reconcile)
+    function = cast("WorkerCoroutine", tried("a look at the open runs", logger, reconciler.tick))
     return cron(function, name="reconcile", second=set(range(0, 60, RECONCILE_SECONDS)))

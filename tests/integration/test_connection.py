@@ -46,6 +46,14 @@ async def test_a_server_that_never_greets_is_left_at_the_deadline() -> None:
             await connection.fetch("SELECT 1")
 
 
+async def test_invariant_6_a_url_that_cannot_be_read_is_not_in_the_error() -> None:
+    connection = connection_to("postgresql://u:pa%ss-canary@db/x")
+
+    with pytest.raises(StoreUnavailable, match="the database's URL cannot be read") as refusal:
+        await connection.fetch("SELECT 1")
+    assert refusal.value.__cause__ is None
+
+
 async def test_what_was_cancelled_half_way_leaves_nothing_behind(database: Database) -> None:
     connection = connection_to(database.url)
     asleep = asyncio.create_task(connection.fetch("SELECT pg_sleep(600)"))

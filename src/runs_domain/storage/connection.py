@@ -124,6 +124,8 @@ class ReconnectingConnection:
                 )
         except TimeoutError:
             raise StoreUnavailable(f"{self._name}: cannot connect in time") from None
+        except psycopg.ProgrammingError:  # its text quotes the URL, password and all
+            raise StoreUnavailable(f"{self._name}: the database's URL cannot be read") from None
 
 
 async def _abort(task: asyncio.Future[T], connection: Connection) -> None:

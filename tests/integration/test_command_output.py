@@ -1,0 +1,62 @@
+"""What `runledger` prints: sentences about what is wrong, never a secret and never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runs_domain.settings import PREFIX
+
+COMMANDS = ("api", "worker", "projector", "migrate", "doctor")
+CANARY = "s3CRET-canary"
+SECONDS_MAX = 40.0
+
+
+def run(command: str, place: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: it for name, it in os.environ.items() if not name.startswith(PREFIX)}
+    environment |= {
+        "RUNLEDGER_DATABASE_URL": f"postgresql://u:{CANARY}@127.0.0.1:1/x",
+        "RUNLEDGER_ADMIN_DATABASE_URL": f"postgresql://u:{CANARY}@127.0.0.1:1/x",
+        "RUNLEDGER_REDIS_URL": f"redis://:{CANARY}@127.0.0.1:1/0",
+        "RUNLEDGER_SECRET": CANARY * 4,
+        "RUNLEDGER_SANDBOX": "none",
+        "RUNLEDGER_DATA_DIR": str(place),
+    }
+    environment |= {PREFIX + name.upper(): value for name, value in settings.items()}
+    return subprocess.run(  # noqa: S603 - our own argv
+        [sys.executable, "-m", "workers.cli", command],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_invariant_6_a_bad_url_is_named_and_not_shown(command: str, tmp_path: Path) -> None:
+    bad = {
+        "database_url": f"postgresql://u:pa%ss-{CANARY}@db/x",
+        "admin_database_url": f"postgresql://u:pa%ss-{CANARY}@db/x",
+        "redis_url": f"redis://:{CANARY}/x@redis:6379/0",
+    }
+
+    ended = run(command, tmp_path, **bad)
+
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == (1 if command == "doctor" else 2)
+    assert all(PREFIX + name.upper() in said for name in bad)
+    assert CANARY not in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["migrate", "doctor"])
+def test_a_server_that_is_away_is_told_without_its_url(command: str, tmp_path: Path) -> None:
+    ended = run(command, tmp_path)
+
+    assert ended.returncode == 1
+    assert "OperationalError" in ended.stdout + ended.stderr
+    assert CANARY not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
