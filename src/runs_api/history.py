@@ -13,7 +13,7 @@ from runs_api.observe import seen
 from runs_api.ownership import run_head
 from runs_api.schemas import History, HistoryEvent
 from runs_domain.ids import Version
-from runs_domain.ports import Recorded
+from runs_domain.ports import Stored
 from runs_domain.scopes import READ
 
 JSON: Final = "application/json"
@@ -35,24 +35,24 @@ async def run_events(
     deps = deps_of(request.scope)
     head = await run_head(deps, auth.credential_of(request), run_id)
     seen(request.scope).run = str(head.run_id)
-    stream = await deps.log.read(head.run_id, after=Version(from_version - 1))
-    events = tuple(shown(recorded) for recorded in stream)
+    stream = await deps.log.read_stored(head.run_id, after=Version(from_version - 1))
+    events = tuple(shown(stored) for stored in stream)
     if prefers(request.headers.getall("accept", []), NDJSON, JSON):
         lines: Any = b"".join(_encoder.encode(event) + b"\n" for event in events)
         return Response(lines, media_type=NDJSON, headers={"vary": "accept"})
     return Response(History(data=events), media_type=JSON, headers={"vary": "accept"})
 
 
-def shown(recorded: Recorded) -> HistoryEvent:
+def shown(stored: Stored) -> HistoryEvent:
     return HistoryEvent(
-        type=recorded.type,
-        version=recorded.version,
-        position=recorded.position,
-        at=recorded.at,
-        actor=recorded.actor,
-        subject=str(recorded.subject),
-        attempt=recorded.attempt,
-        data=msgspec.Raw(_encoder.encode(recorded.event)),
-        hash=recorded.hash,
-        prev=recorded.prev,
+        type=stored.type,
+        version=stored.version,
+        position=stored.position,
+        at=stored.at,
+        actor=stored.actor,
+        subject=str(stored.subject),
+        attempt=stored.attempt,
+        data=msgspec.Raw(stored.data),
+        hash=stored.hash,
+        prev=stored.prev,
     )

@@ -92,6 +92,23 @@ class Recorded(Struct, frozen=True):
     """Its content is gone with the account's data key: the sealed fields are empty."""
 
 
+class Stored(Struct, frozen=True):
+    """An event as it is stored, whatever this release makes of it: for audits, never upcast."""
+
+    type: str
+    """The stored tag, which may be older than every tag of this release, or newer."""
+    data: bytes
+    """A JSON object: the stored fields, known or not, the sealed ones opened."""
+    version: Version
+    position: Position
+    at: datetime
+    actor: str
+    subject: AccountId
+    attempt: Attempt
+    prev: str
+    hash: str
+
+
 class Append(Struct, frozen=True):
     """Events of one stream that become visible together or not at all.
 
@@ -132,6 +149,12 @@ class EventLog(Protocol):
 
     async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
         """The stream without its content (sealed fields keep their defaults): cheaper."""
+        ...
+
+    async def read_stored(
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+    ) -> tuple[Stored, ...]:
+        """The same events as `read` gives, as they are stored; also tags that `read` refuses."""
         ...
 
     async def head(self, run_id: RunId) -> Head | None: ...

@@ -1,14 +1,20 @@
 """Start, see, cancel a run; its history and its messages."""
 
+import hashlib
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from runs_domain import commands as c
 from runs_domain.errors import HistoryCorrupt
+from runs_domain.events import Json
 from runs_domain.ids import RunId, assistant_message_id
+from runs_domain.storage import codec
+from runs_domain.upcast import upcast
 from tests.support.api import MINE, Api
 from tests.support.asgi import call
 
@@ -229,6 +235,31 @@ async def test_the_history_is_the_log_with_its_chain() -> None:
     later = (await api.get(f"{run.path}/events?from_version=6")).json["data"]
     assert later == events[5:]
     assert (await api.get(f"{run.path}/events?from_version=99")).json == {"data": []}
+
+
+async def test_the_history_shows_what_is_stored_not_what_it_is_read_as(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An old tag that a rule reads as today's, and a field that no release knows."""
+    api = Api()
+    run = await api.start()
+    (row,) = api.log.stored(run.run_id)
+    state = row.state.replace(b"run.requested.v1", b"run.requested.v0")
+    state = state.replace(b'"model":"scripted/echo"', b'"engine":"scripted/echo","who":[1]')
+    api.log._streams[run.run_id] = [replace(row, tag="run.requested.v0", state=state)]
+
+    def renamed(old: Json) -> tuple[str, Json]:
+        return "run.requested.v1", old | {"model": old["engine"]}
+
+    rules = {"run.requested.v0": renamed}
+    monkeypatch.setattr(codec, "upcast", partial(upcast, rules=rules))
+    (event,) = (await api.get(f"{run.path}/events")).json["data"]
+    assert event["type"] == "run.requested.v0"
+    assert (event["data"]["engine"], event["data"]["who"]) == ("scripted/echo", [1])
+    assert "model" not in event["data"]
+    assert event["data"]["messages"][0]["parts"] == [{"type": "text", "text": "Say hello"}]
+    assert event["hash"] == hashlib.sha256(state).hexdigest()
+    assert (await api.get(run.path)).json["model"] == "scripted/echo"
 
 
 async def test_the_history_comes_in_lines_for_those_who_ask() -> None:

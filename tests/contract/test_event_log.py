@@ -21,6 +21,7 @@ from runs_domain.errors import (
     ContentErased,
     HistoryCorrupt,
     KeyTaken,
+    UnknownEvent,
     VersionConflict,
 )
 from runs_domain.handle import append_of, empty, handle, load
@@ -57,6 +58,8 @@ class Subject:
     stored: Callable[[RunId], Awaitable[list[bytes]]]
     key: Callable[[KeyId], Awaitable[KeyFacts | None]]
     erase: Callable[[AccountId], Awaitable[None]]
+    overwrite: Callable[[RunId, Version, str, bytes], Awaitable[None]]
+    """Put another tag and other bytes in an event's place, as another release had written them."""
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -89,7 +92,11 @@ def _in_memory() -> Subject:
     async def erase(account_id: AccountId) -> None:
         log.data_key_rows.destroy(account_id)
 
-    return Subject(log, commits, clock, stored, key, erase)
+    async def overwrite(run_id: RunId, version: Version, tag: str, state: bytes) -> None:
+        rows = log._streams[run_id]
+        rows[version - 1] = replace(rows[version - 1], tag=tag, state=state)
+
+    return Subject(log, commits, clock, stored, key, erase, overwrite)
 
 
 def _in_postgres(
@@ -120,7 +127,14 @@ def _in_postgres(
             [account_id],
         )
 
-    return Subject(log, commits, clock, stored, key, erase)
+    async def overwrite(run_id: RunId, version: Version, tag: str, state: bytes) -> None:
+        await admin.execute(
+            "UPDATE stored_events SET topic = %s, state = %s"
+            " WHERE originator_id = %s AND originator_version = %s",
+            [tag, state, run_id, version],
+        )
+
+    return Subject(log, commits, clock, stored, key, erase, overwrite)
 
 
 # ------------------------------------------------------------------------------ append, read
@@ -422,6 +436,45 @@ async def test_the_envelope_is_stored_beside_the_event(subject: Subject) -> None
     assert datetime.fromisoformat(stored["at"]) == one.at
     assert stored["data"]["accountId"] == str(run.account_id)
     assert not set(stored["data"]) & {"title", "messages", "metadata"}
+
+
+async def test_a_stored_read_gives_each_event_as_it_stands_with_its_content_opened(
+    subject: Subject,
+) -> None:
+    run = Run(subject.log)
+    await run.finish(CANARY)
+    states = [msgspec.json.decode(state) for state in await subject.stored(run.run_id)]
+    raw = await subject.log.read_stored(run.run_id)
+
+    for one, state, known in zip(raw, states, await subject.log.read(run.run_id), strict=True):
+        data = msgspec.json.decode(one.data)
+        assert data.items() >= state["data"].items()
+        assert data == msgspec.json.decode(msgspec.json.encode(known.event))
+        names = ("version", "position", "type", "at", "actor", "subject", "attempt", "prev", "hash")
+        assert [getattr(one, name) for name in names] == [getattr(known, name) for name in names]
+    assert CANARY in str(raw)
+    assert await subject.log.read_stored(run.run_id, after=Version(2)) == raw[2:]
+
+
+async def test_a_stored_read_knows_no_release(subject: Subject) -> None:
+    """A field that nobody knows, an old tag, and a tag that only a newer release knows."""
+    run = Run(subject.log)
+    await run.start()
+    request, *rest = await subject.stored(run.run_id)
+    old = request.replace(b"run.requested.v1", b"run.requested.v0")
+    old = old.replace(b'"data":{', b'"data":{"who":"from before",')
+    newer = rest[0].replace(b"run.provisioned.v1", b"run.provisioned.v9")
+    await subject.overwrite(run.run_id, Version(1), "run.requested.v0", old)
+    await subject.overwrite(run.run_id, Version(2), "run.provisioned.v9", newer)
+
+    first, second, *_ = await subject.log.read_stored(run.run_id)
+    assert (first.type, second.type) == ("run.requested.v0", "run.provisioned.v9")
+    data = msgspec.json.decode(first.data)
+    assert data["who"] == "from before"
+    assert data["messages"]
+    assert first.hash == hashlib.sha256(old).hexdigest()
+    with pytest.raises(UnknownEvent):
+        await subject.log.read(run.run_id)
 
 
 async def test_invariant_6_content_is_nowhere_in_what_is_stored(subject: Subject) -> None:

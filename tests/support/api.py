@@ -18,7 +18,7 @@ from runs_domain.credentials_port import AccountKind, Credential
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ids import AccountId, ChatId, KeyId, RunId, Version
 from runs_domain.keys import ServerSecrets
-from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Head, Job, Recorded
+from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Head, Job, Recorded, Stored
 from runs_domain.settings import Secret, Settings
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.memory import MemoryEventLog
@@ -97,6 +97,13 @@ class Log(MemoryEventLog):
     async def read(self, run_id: RunId, *, after: Version = BEFORE_FIRST) -> tuple[Recorded, ...]:
         self._check()
         return await super().read(run_id, after=after)
+
+    @override
+    async def read_stored(
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+    ) -> tuple[Stored, ...]:
+        self._check()
+        return await super().read_stored(run_id, after=after)
 
     @override
     async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from runs_domain.errors import AppendRefused, ContentErased, HistoryCorrupt
 from runs_domain.events import SEALED, TAGS, TYPES, Event, Json, Struct
 from runs_domain.ids import AccountId, Attempt, Position, RunId, Version
-from runs_domain.ports import BEFORE_FIRST, Append, Recorded
+from runs_domain.ports import BEFORE_FIRST, Append, Recorded, Stored
 from runs_domain.storage.sealing import DataKey
 from runs_domain.upcast import upcast
 
@@ -223,10 +223,7 @@ def decode(
     """
     data, erased = bytes(envelope.data), False
     if envelope.sealed is not None and not outline:
-        if key is None or not envelope.sealed:
-            erased = True
-        else:
-            data = _joined(data, _unsealed(row, envelope.sealed, key))
+        data, erased = _opened(row, envelope, key)
     return Recorded(
         event=_event(row, data),
         run_id=row.run_id,
@@ -243,6 +240,33 @@ def decode(
         hash=hash_of(row.state),
         erased=erased,
     )
+
+
+def stored(row: StoredRow, envelope: Envelope, key: DataKey | None) -> Stored:
+    """The same without a look at what the event means."""
+    data, _ = _opened(row, envelope, key)
+    return Stored(
+        type=row.tag,
+        data=data,
+        version=row.version,
+        position=row.position,
+        at=envelope.at,
+        actor=envelope.actor,
+        subject=envelope.subject,
+        attempt=envelope.attempt,
+        prev=envelope.prev,
+        hash=hash_of(row.state),
+    )
+
+
+def _opened(row: StoredRow, envelope: Envelope, key: DataKey | None) -> tuple[bytes, bool]:
+    """The data with its content; True = there was some and it is erased."""
+    data = bytes(envelope.data)
+    if envelope.sealed is None:
+        return data, False
+    if key is None or not envelope.sealed:
+        return data, True
+    return _joined(data, _unsealed(row, envelope.sealed, key)), False
 
 
 def _event(row: StoredRow, data: bytes) -> Event:

@@ -12,12 +12,12 @@ from runs_domain.errors import RunledgerError
 from runs_domain.events import KeyRevoked
 from runs_domain.ids import AccountId, ChatId, KeyId, Position, RunId, Version
 from runs_domain.keys import ServerSecrets
-from runs_domain.ports import BEFORE_FIRST, Append, Clock, Head, KeyRow, Recorded
+from runs_domain.ports import BEFORE_FIRST, Append, Clock, Head, KeyRow, Recorded, Stored
 from runs_domain.storage import codec
 from runs_domain.storage.appender import Commit, OnCommit
 from runs_domain.storage.batch_call import refusal_of
 from runs_domain.storage.codec import StoredRow
-from runs_domain.storage.sealing import DataKeys, WrappedKey
+from runs_domain.storage.sealing import DataKey, DataKeys, WrappedKey
 
 FOLLOW_BATCH_EVENTS_MAX: Final = 500
 
@@ -93,6 +93,12 @@ class MemoryEventLog:
     async def read(self, run_id: RunId, *, after: Version = BEFORE_FIRST) -> tuple[Recorded, ...]:
         return await self._decoded(self._streams.get(run_id, [])[after:])
 
+    async def read_stored(
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+    ) -> tuple[Stored, ...]:
+        rows = self._streams.get(run_id, [])[after:]
+        return tuple(codec.stored(*one) for one in await self._opened(rows))
+
     async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
         return tuple(
             codec.decode(row, codec.open_row(row), None, outline=True)
@@ -129,9 +135,14 @@ class MemoryEventLog:
         return tuple(self._streams.get(run_id, ()))
 
     async def _decoded(self, rows: Sequence[StoredRow]) -> tuple[Recorded, ...]:
+        return tuple(codec.decode(*one) for one in await self._opened(rows))
+
+    async def _opened(
+        self, rows: Sequence[StoredRow]
+    ) -> list[tuple[StoredRow, codec.Envelope, DataKey | None]]:
         opened = [(row, codec.open_row(row)) for row in rows]
         keys = await self.data_keys.for_reading(one.subject for _, one in opened if one.sealed)
-        return tuple(codec.decode(row, one, keys.get(one.subject)) for row, one in opened)
+        return [(row, one, keys.get(one.subject)) for row, one in opened]
 
     def _refusal(self, append: Append) -> RunledgerError | None:
         head = self._heads.get(append.run_id)

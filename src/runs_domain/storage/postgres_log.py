@@ -8,7 +8,7 @@ from typing import Final
 from runs_domain.errors import StoreUnavailable
 from runs_domain.ids import ChatId, Position, RunId, Version
 from runs_domain.keys import ServerSecrets
-from runs_domain.ports import BEFORE_FIRST, Append, Clock, Head, Recorded
+from runs_domain.ports import BEFORE_FIRST, Append, Clock, Head, Recorded, Stored
 from runs_domain.settings import Secret
 from runs_domain.storage import codec
 from runs_domain.storage.appender import APPEND_WAIT_SECONDS, Appender, OnCommit
@@ -17,7 +17,7 @@ from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.lean_reads import LeanReads, rows_after
-from runs_domain.storage.sealing import DataKeys
+from runs_domain.storage.sealing import DataKey, DataKeys
 
 FOLLOW_BATCH_EVENTS_MAX: Final = 500
 FOLLOW_SECONDS_MAX: Final = 10.0
@@ -75,6 +75,12 @@ class PostgresEventLog:
 
     async def read(self, run_id: RunId, *, after: Version = BEFORE_FIRST) -> tuple[Recorded, ...]:
         return await _decoded(await self._reads.stream(run_id, after), self.data_keys)
+
+    async def read_stored(
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+    ) -> tuple[Stored, ...]:
+        rows = await self._reads.stream(run_id, after)
+        return tuple(codec.stored(*one) for one in await _opened(rows, self.data_keys))
 
     async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
         rows = await self._reads.stream(run_id, BEFORE_FIRST)
@@ -142,8 +148,14 @@ async def open_log(
 
 
 async def _decoded(rows: Sequence[StoredRow], data_keys: DataKeys) -> tuple[Recorded, ...]:
+    return tuple(codec.decode(*one) for one in await _opened(rows, data_keys))
+
+
+async def _opened(
+    rows: Sequence[StoredRow], data_keys: DataKeys
+) -> list[tuple[StoredRow, codec.Envelope, DataKey | None]]:
     opened = [(row, codec.open_row(row)) for row in rows]
     keys = await data_keys.for_reading(
         envelope.subject for _, envelope in opened if envelope.sealed
     )
-    return tuple(codec.decode(row, one, keys.get(one.subject)) for row, one in opened)
+    return [(row, one, keys.get(one.subject)) for row, one in opened]
