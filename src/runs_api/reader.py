@@ -153,16 +153,18 @@ class RunReader:
         if head is None or head.version <= self._committed.version:
             return
         batch: list[bytes] = []
+        told = False
         sent_under = self._attempt if self._sent else None
         news = self._committed.read_on(self._index, sent_under=sent_under)
         async for index, frame in news:
             batch.append(sse.encode(index, frames.encode(frame)))
-            self._index = index + 1
+            self._index, told = index + 1, True
             if len(batch) == BATCH_FRAMES:
                 yield b"".join(batch)
                 batch = []
                 await asyncio.sleep(0)  # noqa: TID251 - a turn for the others
-        if self._committed.is_lost:
+        # The finish is a run's last frame: who is not told it now waits beyond the end.
+        if self._committed.is_lost or (self._committed.has_ended and not told):
             batch.append(_farewell())
         self._over = self._committed.has_ended or self._committed.is_lost
         if batch:

@@ -195,6 +195,28 @@ async def test_a_live_run_is_resumed_in_the_middle_and_from_the_end() -> None:
         assert list(chunks(await stream.read_until(b'"three"}\n\n'))) == [length + 1]
 
 
+@pytest.mark.parametrize("beyond", [0, 1, 99_999])
+@pytest.mark.parametrize("sends", [True, False], ids=["live chunks", "log only"])
+async def test_a_reader_beyond_the_end_of_a_run_is_told_so(beyond: int, sends: bool) -> None:
+    """It waits while the run is live; an empty 200 would say that all is well."""
+    ended = Api()
+    twin = await ended.start()
+    await twin.complete("a b c")
+    length = len(await twin.frames())
+    api = Api()
+    run = await api.start()
+    run.sends = sends
+    async with api.stream(f"{run.path}/stream?startIndex={length + beyond}") as (_, _, stream):
+        await waits(stream, api, run)
+        await run.complete("a b c")
+        api.clock.ahead += reader.HEAD_SECONDS
+        await api.chunks.wake(run.run_id)
+        body = await stream.read_all()
+    assert not chunks(body)
+    assert [part["type"] for part in errors_in(body)] == ["error", "finish"]
+    assert body.endswith(DONE)
+
+
 @pytest.mark.parametrize("value", ["x", "", "1.5", "+1", "--1", "-", "1e3", "٣", "9" * 13])
 async def test_a_position_that_is_no_integer_is_a_400(value: str) -> None:
     """In the envelope, naming the parameter."""
