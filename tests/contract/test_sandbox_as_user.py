@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
-SUITES = ("test_sandbox.py", "test_sandbox_hostile.py", "test_sandbox_broker.py")
+SUITES = (
+    "test_sandbox.py",
+    "test_sandbox_probe.py",
+    "test_sandbox_hostile.py",
+    "test_sandbox_broker.py",
+)
 PASSED_MIN = 100
 
 if os.geteuid() == 0:  # an ordinary user's own run of those files is that proof

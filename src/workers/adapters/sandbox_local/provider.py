@@ -24,15 +24,16 @@ class LocalSandboxProvider:
         self.name = PROVIDER
         self.capabilities = Capabilities(streaming=True, detached=True, hibernate=True)
         self._programs = find_programs()
-        self._root = data_dir.absolute() / "sandboxes"
-        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.root = data_dir.absolute() / "sandboxes"
+        """Every sandbox is a folder in it."""
+        self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._api_base_url = api_base_url
         self._limits = limits or Limits()
         self._client: httpx.AsyncClient | None = None
         self._open: dict[tuple[str, RunId | None], LocalSandbox] = {}
 
     async def open(self, spec: SandboxSpec, *, key: Key) -> tuple[LocalSandbox, bool]:
-        workspace = Workspace(self._root, spec.name)
+        workspace = Workspace(self.root, spec.name)
         if spec.must_exist and not workspace.is_made():
             raise SandboxNotFound(f"the sandbox {spec.name} is not on this host")
         try:
@@ -44,7 +45,7 @@ class LocalSandboxProvider:
 
     async def find(self, name: str) -> LocalSandbox | None:
         """A half-made one too, for it must be destroyed like any other."""
-        workspace = Workspace(self._root, name)
+        workspace = Workspace(self.root, name)
         return self._handle(workspace, None, None) if workspace.stands() else None
 
     async def close(self) -> None:

@@ -99,15 +99,15 @@ class Workspace:
         if not self.stands():
             return
         (self.base / _MARKER).unlink(missing_ok=True)  # from here on it counts as half made
-        remover = await spawn(
-            *as_owner(programs), "rm", "-rf", "--one-file-system", "--", str(self.base)
-        )
-        try:
-            await output_of(remover, timeout_seconds=limits.remove_seconds)
-        except TimeoutError as error:
-            raise SandboxUnavailable("removing the workspace took too long") from error
-        if self.base.exists():
-            raise SandboxUnavailable("the workspace could not be removed")
+        for prefix in dict.fromkeys((as_owner(programs), ())):  # plainly where that is refused
+            remover = await spawn(*prefix, "rm", "-rf", "--one-file-system", "--", str(self.base))
+            try:
+                await output_of(remover, timeout_seconds=limits.remove_seconds)
+            except TimeoutError as error:
+                raise SandboxUnavailable("removing the workspace took too long") from error
+            if not self.base.exists():
+                return
+        raise SandboxUnavailable(f"the workspace {self.base} could not be removed")
 
 
 def as_owner(programs: Programs) -> tuple[str, ...]:
