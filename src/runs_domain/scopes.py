@@ -10,4 +10,4 @@ WRITE: Final[Scope] = "runs:write"
 """Start runs, cancel the run."""
 
 RUN_KEY_SCOPES: Final[tuple[Scope, ...]] = (READ,)
-"""What a run's own key may do: read its account's runs and chats, nothing that starts or ends."""
+"""What a run's own key may do: read its own run, nothing that starts or ends one."""
