@@ -59,7 +59,6 @@ def main(arguments: list[str]) -> int:
 
 def _stack(console: Console) -> Stack:
     folder = data_dir() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     console.print("Starting PostgreSQL, Valkey, the API, a worker and the projector …")
     return Stack(folder, workers=1, port=0, environ=os.environ, say=console.print)
 
@@ -94,11 +93,12 @@ def _print_frame(frame: dict[str, Any], console: Console) -> None:
         case "text-delta" | "reasoning-delta":
             console.print(frame["delta"], end="", markup=False, soft_wrap=True)
         case "tool-input-available":
-            console.print(f"\n→ {frame['toolName']} {json.dumps(frame['input'])}", markup=False)
+            call = f"\n→ {frame['toolName']} {json.dumps(frame['input'])}"
+            console.print(call, markup=False, soft_wrap=True)
         case "tool-output-available":
-            console.print(f"← {json.dumps(frame['output'])}", markup=False)
+            console.print(f"← {json.dumps(frame['output'])}", markup=False, soft_wrap=True)
         case "tool-output-error" | "error":
-            console.print(f"✗ {frame['errorText']}", markup=False)
+            console.print(f"✗ {frame['errorText']}", markup=False, soft_wrap=True)
         case _:
             pass
 
