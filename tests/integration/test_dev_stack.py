@@ -19,6 +19,12 @@ import redis
 
 from runs_domain.settings import load
 from tests.support.waiting import until_sync
+from workers.stack.child import StackError
+from workers.stack.dev import main
+from workers.stack.places import Places
+from workers.stack.postgres import Postgres
+from workers.stack.stack import Stack
+from workers.stack.valkey import Valkey
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 50.0
@@ -81,14 +87,14 @@ def test_a_stack_says_how_to_join_it_mends_itself_and_leaves_nothing(short_path:
         pids = before["pids"]
 
         os.kill(pids["workers"][0], signal.SIGKILL)
-        until_sync(lambda: is_gone(pids["workers"][0]))  # the stack has noticed: it reaps
+        until_sync(lambda: details(short_path)["pids"]["workers"] == pids["workers"][1:])
         os.kill(pids["valkey"], signal.SIGKILL)
         after = until_sync(
             lambda: changed(short_path, pids["valkey"]), timeout_seconds=START_SECONDS
         )
         with redis.Redis.from_url(after["redisUrl"]) as client:
             until_sync(lambda: answers(client))
-        assert after["pids"]["workers"] == pids["workers"]
+        assert after["pids"]["workers"] == pids["workers"][1:]
 
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=STOP_SECONDS)
@@ -126,6 +132,58 @@ def test_a_taken_port_is_refused_with_a_remedy_and_nothing_stays(short_path: Pat
     assert process.returncode == 1
     assert "--port 0 takes any free one" in said
     assert not (short_path / "dev.json").exists()
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "a word"])
+def test_a_port_that_is_none_is_refused_as_an_argument(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--port", port])
+
+    assert ended.value.code == 2
+    assert "--port: must be 0 to 65535" in capsys.readouterr().err
+
+
+def test_a_data_directory_that_cannot_be_made_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNLEDGER_DATA_DIR", "/proc/x")
+
+    assert main(["--port", "0"]) == 1
+    assert "the data directory /proc/x cannot be used" in capsys.readouterr().err
+
+
+def stack_in(place: Path) -> Stack:
+    return Stack(place, workers=0, port=0, environ={}, say=lambda _: None)
+
+
+def test_an_old_dev_json_is_gone_before_anything_starts(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it must not join a stack that was killed."""
+    old = short_path / "dev.json"
+    seen: list[bool] = []
+    old.write_text("{}")
+    monkeypatch.setattr(Valkey, "start", lambda _: seen.append(old.exists()))
+    monkeypatch.setattr(Postgres, "start", refuse)
+
+    with pytest.raises(StackError, match="no"), stack_in(short_path):
+        pass
+    assert seen == [False]
+
+
+def test_a_second_stack_leaves_the_first_one_its_dev_json(short_path: Path) -> None:
+    Places(short_path).own()
+    (short_path / "dev.json").write_text("{}")
+
+    with pytest.raises(StackError, match="already runs"), stack_in(short_path):
+        pass
+    assert (short_path / "dev.json").exists()
+
+
+def refuse(_: object) -> None:
+    raise StackError("no")
 
 
 def changed(short_path: Path, old_pid: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ DEFAULT_PORT: Final = 8080
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/dev", description=__doc__)
     parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="0 to 64")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, metavar="P", help="0 = any")
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, metavar="P", help="0 = any")
     options = parser.parse_args(arguments)
     try:
         with interrupted_once(), _stack(options) as stack:
@@ -65,10 +65,17 @@ def _stack(options: argparse.Namespace) -> Stack:
 
 
 def _workers(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 64:  # noqa: PLR2004 - stated in the help
-        raise argparse.ArgumentTypeError("0 to 64")
-    return number
+    return _between(text, 64)
+
+
+def _port(text: str) -> int:
+    return _between(text, 65535)
+
+
+def _between(text: str, most: int) -> int:
+    if not (text.isdecimal() and int(text) <= most):
+        raise argparse.ArgumentTypeError(f"must be 0 to {most}")
+    return int(text)
 
 
 def _say(sentence: str) -> None:

@@ -1,4 +1,8 @@
-"""dev.json: everything a client, a worker by hand or an ops script needs to join a stack."""
+"""dev.json: everything a client, a worker by hand or an ops script needs to join a stack.
+
+It is there from ready to stop, and rewritten when a process of the stack dies or is started again:
+`pids` names the stack's processes that run, in `workers` those workers that it started itself.
+"""
 
 import json
 import os

@@ -26,15 +26,21 @@ SERVER_GONE_SECONDS: Final = 15.0
 
 class Places:
     def __init__(self, data_dir: Path) -> None:
-        """Makes the directories. Raises StackError where they belong to somebody else."""
+        """Makes the directories. Raises StackError where it cannot, or they are somebody else's."""
         self.data_dir = data_dir.absolute()
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _close(self.data_dir)
-        self.logs = self._inner("logs")
-        self.credentials = self._inner("credentials")
-        self.valkey = self._inner("valkey")
-        self.postgres = self.data_dir / "postgres"
-        self.sockets = self._socket_directory()
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _close(self.data_dir)
+            self.logs = self._inner("logs")
+            self.credentials = self._inner("credentials")
+            self.valkey = self._inner("valkey")
+            self.postgres = self.data_dir / "postgres"
+            self.sockets = self._socket_directory()
+        except OSError as error:
+            raise StackError(
+                f"the data directory {self.data_dir} cannot be used: {error.strerror}"
+                f" ({error.filename}); RUNLEDGER_DATA_DIR names another one"
+            ) from error
 
     def _inner(self, name: str) -> Path:
         place = self.data_dir / name

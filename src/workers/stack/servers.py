@@ -1,6 +1,7 @@
 """The embedded servers of one data directory, started and stopped together by one owner."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -22,10 +23,14 @@ class Servers:
         self.valkey = Valkey(self.places)
         self._open = ExitStack()
 
-    def start(self) -> None:
-        """Both servers, or neither. StackError if another owner is there or one does not start."""
+    def start(self, on_owned: Callable[[], None] = lambda: None) -> None:
+        """Both servers, or neither. StackError if another owner is there or one does not start.
+
+        `on_owned` is called first, once the data directory is this process's.
+        """
         with ExitStack() as undo:
             undo.callback(os.close, self.places.own())
+            on_owned()
             undo.callback(self.valkey.stop)
             self.valkey.start()
             undo.callback(self.postgres.stop)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, Self
@@ -87,8 +88,7 @@ class Stack:
 
     def _start(self, undo: ExitStack) -> None:
         undo.callback(self._servers.stop)
-        self._servers.start()
-        dev_file.remove(self._data_dir)
+        self._servers.start(on_owned=partial(dev_file.remove, self._data_dir))
         prepare_database(self._servers)
         port = free_port(HOST, self._port)
         own, shared = self._settings(port)
@@ -163,21 +163,27 @@ class Stack:
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
         self._restarts[name] += 1
         if name in self._workers:
-            self._given_up.add(name)
-            self._say(f"{name} was {how}; the others take over its runs")
+            self._give_up(name, f"{name} was {how}; the others take over its runs")
             return
         if self._restarts[name] > RESTARTS_MAX:
-            self._given_up.add(name)
-            self._say(f"{name} was {how} for the {self._restarts[name]}th time; it stays down")
+            times = self._restarts[name]
+            self._give_up(name, f"{name} was {how} for the {times}th time; it stays down")
             return
         self._say(f"{name} was {how}; starting it again in {RESTART_PAUSE_SECONDS:g} s")
         time.sleep(RESTART_PAUSE_SECONDS)
         part.start()
         self._write_details()
 
+    def _give_up(self, name: str, sentence: str) -> None:
+        self._given_up.add(name)
+        self._write_details()
+        self._say(sentence)
+
     def _write_details(self) -> None:
-        pids = {name: part.child.pid for name, part in self._parts().items()}
-        workers = [pids.pop(name) for name in self._workers]
+        """`pids` names what runs: what has died and stays down is not in it."""
+        parts = self._parts().items()
+        pids = {name: part.child.pid for name, part in parts if name not in self._given_up}
+        workers = [pids.pop(name) for name in self._workers if name in pids]
         self.details["pids"] = {**pids, "workers": workers}
         dev_file.write(self._data_dir, self.details)
 
