@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from runs_domain.errors import SandboxUnavailable
 from runs_domain.keys import DerivedKeyIssuer, secrets_of
@@ -35,6 +35,9 @@ from workers.projector import all_projections, project
 from workers.reconciler import Reconciler, reconcile_cron
 from workers.run_keys import RunKeys
 from workers.stream_worker import StreamWorker
+
+LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+"""An address that means all of them is none to connect to."""
 
 
 async def run_worker(settings: Settings) -> None:
@@ -109,7 +112,10 @@ async def _sandboxes(settings: Settings) -> SandboxProvider:
 
 
 def api_base_url(settings: Settings) -> str:
-    return settings.api_base_url or f"http://{settings.host}:{settings.port}"
+    """Where the broker finds the API; by default on this host, whatever address it listens on."""
+    host = LOOPBACK.get(settings.host, settings.host)
+    bracketed = f"[{host}]" if ":" in host else host
+    return settings.api_base_url or f"http://{bracketed}:{settings.port}"
 
 
 async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is arq's

@@ -1,10 +1,13 @@
 """`runledger doctor`: what this host offers, as a list that says what is missing and the remedy."""
 
 import asyncio
+import errno
+import os
 import platform
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO
 
 import psycopg
@@ -46,14 +49,36 @@ async def _findings(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
         yield Finding("settings", ok=True, text="complete")
         yield await _postgres(settings)
         yield await _redis(settings)
-    verdict = await probe(Path(environ.get("RUNLEDGER_DATA_DIR") or ".runledger"))
-    wanted = environ.get("RUNLEDGER_SANDBOX") != "none"
-    yield Finding("sandbox", ok=verdict.ok, text=verdict.text, needed=wanted)
-    for note in verdict.notes:
-        yield Finding("sandbox", ok=False, text=note, needed=False)
+    if environ.get("RUNLEDGER_SANDBOX") == "none":
+        yield Finding("sandbox", ok=True, text="none is wanted: runs have no tools")
+    else:
+        async for finding in _sandbox(Path(environ.get("RUNLEDGER_DATA_DIR") or ".runledger")):
+            yield finding
     here = is_local_installed()
     text = "installed" if here else "not installed; ./scripts/demo brings it where it exists"
     yield Finding("local/smollm2-135m", ok=here, text=text, needed=False)
+
+
+async def _sandbox(data_dir: Path) -> AsyncIterator[Finding]:
+    """Tried in a folder of its own beside or above `data_dir`: a doctor leaves nothing behind."""
+    try:
+        with TemporaryDirectory(prefix=".runledger-doctor-", dir=_standing(data_dir)) as scratch:
+            verdict = await probe(Path(scratch))
+    except OSError as error:
+        yield Finding("data directory", ok=False, text=f"{data_dir}: {error.strerror}")
+        return
+    yield Finding("sandbox", ok=verdict.ok, text=verdict.text)
+    for note in verdict.notes:
+        yield Finding("sandbox", ok=False, text=note, needed=False)
+
+
+def _standing(folder: Path) -> Path:
+    """`folder`, or the nearest folder above it that is there. Raises OSError for a file."""
+    absolute = folder.absolute()
+    found = next(place for place in (absolute, *absolute.parents) if place.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+    return found
 
 
 async def _postgres(settings: Settings) -> Finding:

@@ -60,3 +60,37 @@ def test_a_server_that_is_away_is_told_without_its_url(command: str, tmp_path: P
     assert "OperationalError" in ended.stdout + ended.stderr
     assert CANARY not in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_doctor_who_shall_not_try_the_sandbox_makes_no_folder(tmp_path: Path) -> None:
+    place = tmp_path / "nowhere" / "yet"
+
+    ended = run("doctor", place)
+
+    assert "ok   sandbox: none is wanted" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_doctor_who_tries_the_sandbox_leaves_no_folder(tmp_path: Path) -> None:
+    ended = run("doctor", tmp_path / "nowhere" / "yet", sandbox="local")
+
+    assert "ok   sandbox: bubblewrap works" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null/x"])
+def test_a_data_directory_that_cannot_be_made_is_a_finding(place: str) -> None:
+    ended = run("doctor", Path(place), sandbox="local")
+
+    assert ended.returncode == 1
+    assert f"FAIL data directory: {place}: " in ended.stdout
+    assert ended.stderr == ""
+
+
+def test_a_worker_without_a_data_directory_says_so() -> None:
+    ended = run("worker", Path("/proc/x"), sandbox="local")
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("runledger: this worker does not start: ")
+    assert "/proc/x" in ended.stderr
+    assert "Traceback" not in ended.stderr
