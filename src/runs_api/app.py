@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from redis.exceptions import RedisError
 
-from runs_api import describe, history, messages, ops, runs, stream
+from runs_api import describe, history, messages, ops, runs, start, stream
 from runs_api.auth import require_credential
 from runs_api.background import Background
 from runs_api.deps import DEPS, Deps
@@ -37,7 +37,7 @@ from runs_domain.storage.redis_pubsub import RedisPubSub
 from runs_domain.storage.redis_push import RedisCancelPush
 
 HANDLERS: Final[tuple[HTTPRouteHandler, ...]] = (
-    runs.start_run,
+    start.start_run,
     runs.run_status,
     runs.cancel_run,
     history.run_events,
@@ -53,7 +53,7 @@ PREFLIGHT_SECONDS: Final = 600
 REQUEST_HEADERS: Final = (
     "Authorization",
     "Content-Type",
-    "Idempotency-Key",
+    start.KEY_HEADER,
     "If-None-Match",
     "Last-Event-ID",
     "Prefer",
@@ -63,6 +63,7 @@ RESPONSE_HEADERS: Final = (
     "ETag",
     "Location",
     "Retry-After",
+    start.REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     RUN_ID_HEADER,
     TAIL_INDEX_HEADER,

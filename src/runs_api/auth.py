@@ -11,8 +11,11 @@ from litestar.handlers import BaseRouteHandler
 
 from runs_api.deps import deps_of
 from runs_api.errors import forbidden, not_found, unauthorized
-from runs_api.observe import seen
+from runs_api.observe import request_id, seen
 from runs_domain.credentials_port import Credential
+from runs_domain.ids import AccountId
+from runs_domain.ports import Context
+from runs_domain.run import FIRST_ATTEMPT
 from runs_domain.scopes import Scope
 
 PUBLIC: Final[dict[str, Any]] = {"public": True}
@@ -64,6 +67,25 @@ def presented_key(connection: Connection) -> str:
 
 def credential_of(connection: Connection) -> Credential:
     return cast("Credential", connection.scope["auth"])
+
+
+def actor_of(credential: Credential) -> str:
+    """The principal that the log names."""
+    if credential.account_kind == "org":
+        return f"org:{credential.account_id}"
+    return f"key:{credential.key_id}"
+
+
+def context_of(connection: Connection, subject: AccountId) -> Context:
+    """The envelope of what a client's request appends."""
+    request = request_id(connection.scope)
+    return Context(
+        actor=actor_of(credential_of(connection)),
+        subject=subject,
+        correlation=request,
+        causation=request,
+        attempt=FIRST_ATTEMPT,
+    )
 
 
 def _confine(connection: Connection, credential: Credential, scope: Scope | None) -> None:

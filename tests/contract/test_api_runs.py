@@ -1,6 +1,7 @@
 """Start, see, cancel a run; its history and its messages."""
 
 import hashlib
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -141,6 +142,72 @@ async def test_an_unchanged_run_is_a_304(form: str) -> None:
     await run.begin()
     changed = await api.get(run.path, MINE | {"if-none-match": etag})
     assert (changed.status, changed.headers["etag"]) == (200, '"4"')
+
+
+async def test_a_run_is_shown_as_it_was_at_a_version() -> None:
+    """The fold of its first events, whatever came after; nothing to cache by."""
+    api = Api()
+    run = await api.start()
+    told = [(await api.get(run.path)).json]
+    await run.begin()
+    await run.say("one", reason="tool-calls")
+    told.append((await api.get(run.path)).json)
+    await run.say("two")
+    await run.do(c.CompleteRun(attempt=run.attempt))
+    told.append((await api.get(run.path)).json)
+    assert [one["status"] for one in told] == ["queued", "running", "completed"]
+    for one in told:
+        then = await api.get(f"{run.path}?at={one['version']}", MINE | {"if-none-match": "*"})
+        assert (then.status, then.json) == (200, one)
+        assert "etag" not in then.headers
+
+
+async def test_a_run_is_shown_as_it_was_at_a_time() -> None:
+    """Up to and with the events of that moment; later than all of them is now."""
+    api = Api()
+    run = await api.start()
+    await run.complete()
+    history = (await api.get(f"{run.path}/events")).json["data"]
+    for moment in {event["at"] for event in history}:
+        last = max(event["version"] for event in history if event["at"] <= moment)
+        then = await api.get(f"{run.path}?at={moment}")
+        assert (then.status, then.json["version"]) == (200, last)
+        west = datetime.fromisoformat(moment).astimezone(timezone(-timedelta(hours=2)))
+        assert (await api.get(f"{run.path}?at={west.isoformat()}")).json == then.json
+        east = datetime.fromisoformat(moment).astimezone(timezone(timedelta(hours=2)))
+        assert (await api.get(f"{run.path}?at={east.isoformat()}")).json == then.json
+    now = (await api.get(run.path)).json
+    assert (await api.get(f"{run.path}?at=2999-01-01T00:00:00Z")).json == now
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "0", "-1", "1.5", "x", "9" * 10, "٣", "2026-01-01", "2026-01-01T00:00:00", "%00", "null"],
+)
+async def test_a_bad_point_in_time_is_a_400_that_names_it(value: str) -> None:
+    """A time without its offset is one of 26 times."""
+    api = Api()
+    run = await api.start()
+    answer = await api.get(f"{run.path}?at={value}")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_body")
+    assert answer.json["missing_fields"] == ["at"]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("2", "at: the run has no such version yet; it is at 1"),
+        ("1999-12-31T23:59:59Z", "at: the run was not there yet"),
+    ],
+)
+async def test_a_point_that_the_run_does_not_have_is_a_400_with_the_reason(
+    value: str, sentence: str
+) -> None:
+    """Neither the nearest state nor an empty one."""
+    api = Api()
+    run = await api.start()
+    answer = await api.get(f"{run.path}?at={value}")
+    assert (answer.status, answer.json["error"]) == (400, sentence)
 
 
 async def test_each_of_several_if_none_match_headers_counts() -> None:
@@ -384,6 +451,7 @@ async def test_I_32_a_browser_may_read_the_headers_that_clients_resume_by() -> N
             "Location",
             "ETag",
             "Retry-After",
+            "Idempotency-Replayed",
             "x-workflow-run-id",
             "x-workflow-stream-tail-index",
         }

@@ -1,5 +1,6 @@
 """The API process on real PostgreSQL and Valkey, over real HTTP."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -287,3 +288,31 @@ def test_bad_settings_are_one_sentence_and_exit_code_2() -> None:
     assert b"RUNLEDGER_SECRET" in done.stderr
     assert b"short" not in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+async def test_one_key_at_two_api_processes_at_once_is_one_run(here: World, tmp_path: Path) -> None:
+    """The log's uniqueness is the dedupe, wherever the requests arrive."""
+    place = tmp_path / "second"
+    place.mkdir()
+    headers = {"idempotency-key": "order 7", "x-api-key": here.key.secret.reveal()}
+    with api_process(environment(here.database_url, here.redis_url), place) as second:
+        async with httpx.AsyncClient(base_url=second.base_url, timeout=15) as other:
+            posts = [
+                http.post(RUNS, json={"prompt": "hi"}, headers=headers)
+                for http in (here.http, other) * 16
+            ]
+            answers = await asyncio.gather(*posts)
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.text for answer in answers}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    with psycopg.connect(here.admin_url) as connection:
+        (events,) = connection.execute("SELECT count(*) FROM stored_events").fetchone() or (None,)
+    assert events == 1
+
+
+async def test_a_probe_with_head_gets_no_body(here: World) -> None:
+    """And the connection is good for the next request."""
+    for path in ("/healthz", "/readyz"):
+        answer = await here.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert (await here.http.get(path)).json()["status"] == "ok"
