@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runs_api.app import connected, create_app
 from runs_api.logs import configure
-from runs_api.server import serve
+from runs_api.server import CannotListen, serve
 from runs_domain.settings import BadSettings, load
 
 
@@ -32,7 +32,11 @@ def main(arguments: list[str]) -> int:
         if options.port_file is not None:
             write_port(options.port_file, port)
 
-    started = serve(app, draining, host=settings.host, port=settings.port, on_ready=announce)
+    try:
+        started = serve(app, draining, host=settings.host, port=settings.port, on_ready=announce)
+    except CannotListen as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0 if started else 3
 
 

@@ -15,12 +15,18 @@ import uvicorn
 from litestar.types import ASGIApp
 from typing_extensions import override
 
+from runs_domain.errors import RunledgerError
+
 GRACE_SECONDS: Final = 3
 """The backstop: what a request may still take after SIGTERM."""
 KEEP_ALIVE_SECONDS: Final = 30
 BACKLOG: Final = 2048
 
 _logger = logging.getLogger(__name__)
+
+
+class CannotListen(RunledgerError):
+    """A sentence for whoever chose the address."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -52,7 +58,10 @@ class DrainingServer(uvicorn.Server):
 def serve(
     app: ASGIApp, draining: asyncio.Event, *, host: str, port: int, on_ready: Callable[[int], None]
 ) -> bool:
-    """Until SIGTERM or SIGINT, then drain. Port 0 = any. False = it could not start."""
+    """Until SIGTERM or SIGINT, then drain. Port 0 = any. False = it could not start.
+
+    Raises CannotListen.
+    """
     config = uvicorn.Config(
         app,
         host=host,
@@ -80,4 +89,8 @@ def serve(
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
+        reason = error.strerror if isinstance(error, OSError) else "not a host's name"
+        raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from error

@@ -1,6 +1,7 @@
 """What `runledger` prints: sentences about what is wrong, never a secret and never a traceback."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,25 @@ def test_a_server_that_is_away_is_told_without_its_url(command: str, tmp_path: P
     assert ended.returncode == 1
     assert "OperationalError" in ended.stdout + ended.stderr
     assert CANARY not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_api_on_a_taken_port_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("api", tmp_path, port=str(port))
+
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "256.1.1.1", "a" * 70, "::zz"])
+def test_an_api_on_a_host_that_is_not_here_says_so(host: str, tmp_path: Path) -> None:
+    ended = run("api", tmp_path, host=host, port="0")
+
+    assert ended.returncode == 1
+    assert f"cannot listen on {host} port 0: " in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
