@@ -3,8 +3,10 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import psycopg
@@ -12,10 +14,11 @@ import pytest
 import yaml
 
 from runs_domain.settings import PREFIX, Settings
-from tests.support.servers import temporary_servers
+from tests.support.servers import Database, temporary_servers
 from workers.cli import COMMANDS
 from workers.stack import postgres, programs
 from workers.stack.servers import Servers
+from workers.stack.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
@@ -42,6 +45,45 @@ def test_secrets_come_from_the_environment_and_are_asked_for_by_name() -> None:
                 assert re.search(r"\$\{[A-Z_]+:\?is not set\}", value), (name, setting)
     knows = {name for name, it in OURS.items() if "ADMIN" in str(it["environment"])}
     assert knows == {"migrate"}
+
+
+def test_no_process_can_gain_privileges_and_each_has_a_health_check() -> None:
+    """A list in a service replaces the shared one, it does not add to it."""
+    for name, service in OURS.items():
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert name == "migrate" or service["healthcheck"]["test"][:2] == ["CMD", "python"], name
+
+
+def test_the_worker_reaches_the_api_for_what_runs_call() -> None:
+    """By default it would look for it on its own loopback."""
+    settings = {name: str(value) for name, value in OURS["api"]["environment"].items()}
+
+    reached = urlsplit(OURS["worker"]["environment"]["RUNLEDGER_API_BASE_URL"])
+
+    assert reached.hostname == "api"
+    assert str(reached.port) == settings["RUNLEDGER_PORT"]
+    assert settings["RUNLEDGER_HOST"] == "0.0.0.0"  # noqa: S104 - read, not bound
+    assert set(OURS["worker"]["networks"]) & set(OURS["api"]["networks"])
+
+
+def health_of(service: str, **settings: str) -> int:
+    """The exit code of the service's health check, as the container runs it."""
+    script = ROOT / "deploy" / Path(OURS[service]["healthcheck"]["test"][2]).name
+    environment = {PREFIX + name.upper(): value for name, value in settings.items()}
+    argv = [sys.executable, str(script)]
+    return subprocess.run(argv, env=environment, check=False).returncode  # noqa: S603 - ours
+
+
+def test_health_checks_find_a_worker_and_a_projector_that_run(stack: Stack) -> None:
+    assert health_of("worker", redis_url=stack.details["redisUrl"]) == 0
+    assert health_of("projector", database_url=stack.details["databaseUrl"]) == 0
+    assert health_of("api", port=str(urlsplit(stack.details["baseUrl"]).port)) == 0
+
+
+def test_health_checks_find_that_nobody_runs(database: Database, redis_url: str) -> None:
+    assert health_of("worker", redis_url=redis_url) == 1
+    assert health_of("projector", database_url=database.url) == 1
 
 
 def test_the_roles_script_makes_the_login_that_the_processes_use() -> None:
