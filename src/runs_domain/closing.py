@@ -6,6 +6,8 @@ from runs_domain.layout import LayoutItem
 
 CANCELLED = "Cancelled"
 KEPT_KEYS = frozenset({"type", "toolCallId", "title", "providerExecuted"})
+OUTCOME_UNKNOWN = "interrupted: outcome unknown"
+"""A worker died between the call's start and its result."""
 NOT_RUN = "Not run: the run ended first"
 
 
@@ -16,13 +18,20 @@ def error_part(part: Json, error_text: str) -> Json:
 
 
 def close_open_calls(
-    message_id: str, parts: tuple[Json, ...], open_calls: tuple[str, ...], ending: events.Ending
+    message_id: str,
+    parts: tuple[Json, ...],
+    open_calls: tuple[str, ...],
+    started_calls: frozenset[str],
+    ending: events.Ending,
 ) -> tuple[events.MessagePersisted, ...]:
     """One event that gives every open call an error, or none if no call is open."""
     if not open_calls:
         return ()
-    text = CANCELLED if isinstance(ending, events.Cancelled) else NOT_RUN
-    closed = tuple(error_part(part, text) for part in parts if part.get("toolCallId") in open_calls)
+    closed = tuple(
+        error_part(part, _reason(part["toolCallId"] in started_calls, ending))
+        for part in parts
+        if part.get("toolCallId") in open_calls
+    )
     return (
         events.MessagePersisted(
             message_id=message_id,
@@ -32,3 +41,9 @@ def close_open_calls(
             interrupted=True,
         ),
     )
+
+
+def _reason(started: bool, ending: events.Ending) -> str:
+    if isinstance(ending, events.Cancelled):
+        return CANCELLED
+    return OUTCOME_UNKNOWN if started else NOT_RUN

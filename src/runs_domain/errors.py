@@ -10,7 +10,8 @@ RunledgerError
 ├── AppendRefused          the log said no to this append alone
 │   ├── VersionConflict    somebody appended first; reload and decide again
 │   ├── ChatBusy           another run of the chat is live
-│   └── KeyTaken           the key id or its MAC exists
+│   ├── KeyTaken           the key id or its MAC exists
+│   └── EventTooLarge      it will never be taken, however often it is tried
 ├── MigrationFailed        the database's tables could not be brought up to this release
 ├── StoreUnavailable       PostgreSQL cannot be asked now; nothing is known (never "not found")
 ├── QueueUnavailable       Redis cannot be asked now
@@ -78,6 +79,10 @@ class ChatBusy(AppendRefused):
 
 
 class KeyTaken(AppendRefused):
+    pass
+
+
+class EventTooLarge(AppendRefused):
     pass
 
 

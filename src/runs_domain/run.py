@@ -406,13 +406,16 @@ def _cancel(state: RunState) -> tuple[Event, ...]:
 
 def _end(state: RunState, ending: events.Ending) -> tuple[Event, ...]:
     """The one closer: open tool parts are closed and the key dies with the run, whoever ends it."""
-    closed = close_open_calls(state.message_id, state.parts, state.open_calls, ending)
+    closed = close_open_calls(
+        state.message_id, state.parts, state.open_calls, state.started_calls, ending
+    )
     revoked = () if state.key is None else (events.KeyRevoked(key_id=state.key.key_id),)
     return (*closed, ending, *revoked)
 
 
 def _cost(state: RunState) -> str | None:
-    return None if state.cost is None or state.model_steps == 0 else str(state.cost)
+    """Unknown until something was spent, and once a step's price is unknown."""
+    return None if state.cost is None or state.usage == events.Usage() else str(state.cost)
 
 
 def _release(state: RunState, command: commands.RecordSandboxReleased) -> tuple[Event, ...]:

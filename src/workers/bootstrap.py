@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from runs_domain.errors import SandboxUnavailable
@@ -14,7 +14,7 @@ from runs_domain.sandbox_port import SandboxProvider
 from runs_domain.settings import Settings
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.credentials import Credentials
-from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.log_wakes import LogWakes, woken
 from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.redis_chunks import RedisChunks
@@ -43,11 +43,14 @@ LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, no
 async def run_worker(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises SandboxUnavailable at once where runs would not be safe."""
     async with AsyncExitStack() as opened:
-        worker = await _worker(settings, opened)
-        await worker.serve()
+        worker, watch = await _worker(settings, opened)
+        async with asyncio.TaskGroup() as group:  # should the watch end, so does the worker, loudly
+            watching = group.create_task(watch.look_for_ever())
+            await worker.serve()
+            watching.cancel()
 
 
-async def _worker(settings: Settings, opened: AsyncExitStack) -> StreamWorker:
+async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWorker, CancelWatch]:
     clock, secrets = SystemClock(), secrets_of(settings)
     sandboxes = await _sandboxes(settings)
     opened.push_async_callback(sandboxes.close)
@@ -67,7 +70,6 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> StreamWorker:
     pushes = CancelPushes(pubsub)
     await opened.enter_async_context(pushes.listening())
     watch = CancelWatch(log, pushes, clock)
-    await opened.enter_async_context(_background(watch.look_for_ever))
     driver = Driver(
         log=log,
         chunks=RedisChunks(redis, pubsub),
@@ -84,12 +86,13 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> StreamWorker:
         watch=watch,
         clock=clock,
         tool_timeout_seconds=settings.tool_timeout_seconds,
+        worker_id=worker_id(),
     )
 
     async def run(_ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:
         return await driver.drive(job, redelivered=delivery.redelivered, stopping=delivery.stopping)
 
-    return StreamWorker(
+    worker = StreamWorker(
         settings.redis_url.reveal(),
         {"run": run},
         cron_jobs=[reconcile_cron(Reconciler(log, RedisJobs(redis), clock))],
@@ -100,6 +103,12 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> StreamWorker:
         job_timeout_seconds=settings.job_timeout_seconds,
         on_startup=_say_ready,
     )
+    return worker, watch
+
+
+def worker_id() -> str:
+    """Names this process in the envelope of what it appends; no two are alike."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid7().hex[-8:]}"
 
 
 async def _sandboxes(settings: Settings) -> SandboxProvider:
@@ -120,16 +129,6 @@ def api_base_url(settings: Settings) -> str:
 
 async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is arq's
     notify.ready(os.environ)
-
-
-@asynccontextmanager
-async def _background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 async def run_projector(settings: Settings) -> None:

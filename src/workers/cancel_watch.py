@@ -10,6 +10,7 @@ from runs_domain import events
 from runs_domain.errors import StoreUnavailable
 from runs_domain.ports import Clock, EventLog
 from runs_domain.storage.redis_push import CancelPushes
+from workers.faults import log_fault
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,17 @@ class CancelWatch:
                     await self._check(held)
 
     async def _check(self, held: HeldRun) -> None:
-        """Interrupt the run if the log says that it must stop; the driver reads why."""
+        """Interrupt the run if the log says that it must stop; the driver reads why.
+
+        What cannot be read now is looked at again a second later, whatever the reason.
+        """
         try:
             newer = await self._log.read(held.run_id, after=held.state.version)
         except StoreUnavailable:
             logger.warning("run %s: a cancel may wait until the event log answers", held.run_id)
+            return
+        except Exception as error:  # noqa: BLE001 - one run's history must not stop the watch
+            log_fault(logger, f"run {held.run_id}: its newest events cannot be read", error)
             return
         if any(_must_stop(recorded.event) for recorded in newer):
             held.interrupt.set()

@@ -14,6 +14,7 @@ from typing import Final
 from runs_domain.errors import QueueUnavailable, StaleAttempt
 from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkStream, Clock
+from workers.faults import log_fault
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,13 @@ class ChunkWriter:
         self._written = written
         self.push(())
 
+    def begin_anew(self, attempt: Attempt, index: int) -> None:
+        """Frames before `index` are committed; whatever else Redis has is to be forgotten."""
+        self._frames.clear()
+        self._attempt = attempt
+        self._base = self._committed = self._written = index
+        self._restart = True
+
     def push(self, frames: Sequence[bytes]) -> None:
         """Frames to send, in order, right after those pushed before."""
         self._frames += frames
@@ -101,10 +109,16 @@ class ChunkWriter:
             except QueueUnavailable:
                 if not self._restart:
                     logger.warning("run %s streams to nobody: Redis is away", self._run_id)
-                self._restart = True
-                self._forget()
-                await self._clock.sleep(RETRY_SECONDS)
+                await self._pause()
+            except Exception as error:  # noqa: BLE001 - a run never fails by its stream
+                log_fault(logger, f"run {self._run_id}: sending chunks failed", error)
+                await self._pause()
         self._idle.set()
+
+    async def _pause(self) -> None:
+        self._restart = True
+        self._forget()
+        await self._clock.sleep(RETRY_SECONDS)
 
     async def _send_some(self) -> None:
         if self._restart:

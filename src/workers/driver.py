@@ -12,9 +12,9 @@ from uuid import UUID
 
 from runs_domain import commands as c
 from runs_domain import plan
+from runs_domain.closing import CANCELLED
 from runs_domain.errors import (
     Refused,
-    RunEnded,
     RunledgerError,
     RunNotFound,
     SandboxNotFound,
@@ -24,9 +24,9 @@ from runs_domain.events import FailureCode
 from runs_domain.history import messages_for_model
 from runs_domain.ids import RunId, sandbox_name
 from runs_domain.model_port import Model, ModelRequest
-from runs_domain.ports import ChunkStream, Clock, EventLog, Job
+from runs_domain.ports import ChunkStream, Clock, EventLog, Job, KeyRow
 from runs_domain.sandbox_port import SandboxProvider
-from workers.agent.model_step import INTERNAL_ERROR, ModelStep
+from workers.agent.model_step import BROKEN_OFF, INTERNAL_ERROR, ModelStep
 from workers.agent.prompt import system_prompt
 from workers.agent.tool_step import ToolStep
 from workers.agent.tools.registry import Tools
@@ -40,8 +40,8 @@ from workers.takeover import recover_stream, take
 
 logger = logging.getLogger(__name__)
 
-CANCELLED: Final = "Cancelled"
 WORKING_DIRECTORY: Final = "/workspace"
+KEY_LOST: Final = "The run's API key was revoked or is gone"
 WORKSPACE_LOST: Final = "The run's workspace is not on the host that took the run over"
 
 
@@ -60,6 +60,7 @@ class Driver:
         watch: CancelWatch,
         clock: Clock,
         tool_timeout_seconds: float,
+        worker_id: str,
     ) -> None:
         self._log = log
         self._chunks = chunks
@@ -68,6 +69,7 @@ class Driver:
         self._tools = tools
         self._specs = tools.specs if sandboxes.capabilities.exec else ()
         self._tool_timeout_seconds = tool_timeout_seconds
+        self._worker_id = worker_id
         self._keys = keys
         self._watch = watch
         self._clock = clock
@@ -78,7 +80,8 @@ class Driver:
         A run that is unknown or another worker's is left alone. Whatever is raised leaves the
         job to be redelivered.
         """
-        held = HeldRun(RunId(UUID(job.id)), self._log, self._chunks, self._clock)
+        run_id = RunId(UUID(job.id))
+        held = HeldRun(run_id, self._log, self._chunks, self._clock, worker_id=self._worker_id)
         try:
             if await take(held, job, redelivered=redelivered):
                 await self._keys.renew(held)
@@ -96,17 +99,26 @@ class Driver:
             await held.writer.close(ended=held.state.ending is not None)
 
     async def _drive(self, held: HeldRun, sandbox: RunSandbox, stopping: asyncio.Event) -> bool:
-        while not isinstance(step := plan.next_step(held.state), plan.Done):
+        while not isinstance(step := self._next_step(held), plan.Done):
             if stopping.is_set() and held.state.ending is None:
                 return False
             try:
                 await self._perform(step, held, sandbox)
             except RunledgerError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a fault ends this run, not the worker
+            except Exception as error:
+                if held.state.ending is not None:
+                    raise  # nothing is left to fail: the job is tried again, after a pause
                 log_fault(logger, f"run {held.run_id}: a step broke", error)
                 await self._fail(held, "internal", INTERNAL_ERROR)
         return True
+
+    def _next_step(self, held: HeldRun) -> plan.Step:
+        step = plan.next_step(held.state)
+        if not held.key_lost or isinstance(step, plan.Finish | plan.ReleaseSandbox | plan.Done):
+            return step
+        failure = c.FailRun(attempt=held.attempt, code="internal", sentence=KEY_LOST)
+        return plan.Finish(command=failure)
 
     async def _perform(self, step: plan.Step, held: HeldRun, sandbox: RunSandbox) -> None:
         match step:
@@ -117,19 +129,28 @@ class Driver:
             case plan.RunTools():
                 await self._run_tools(held, step, sandbox)
             case plan.Finish():
-                await held.append(step.command)
+                await self._append(held, step.command)
             case plan.ReleaseSandbox():
                 found = await sandbox.release()
                 await held.append(c.RecordSandboxReleased(found=found))
             case plan.Done():
                 pass
 
-    async def _fail(self, held: HeldRun, code: FailureCode, sentence: str) -> None:
-        """A cancel that came first wins."""
+    async def _append(
+        self, held: HeldRun, *commands: c.Command, mint: KeyRow | None = None
+    ) -> None:
+        """A refusal is no fault if somebody cancelled first: the newest state says what is next."""
         try:
-            await held.append(c.FailRun(attempt=held.attempt, code=code, sentence=sentence))
+            await held.append(*commands, mint=mint)
+        except StaleAttempt:
+            raise
         except Refused:
-            await held.catch_up()
+            if held.state.ending is None and not held.state.cancel_requested:
+                raise
+
+    async def _fail(self, held: HeldRun, code: FailureCode, sentence: str) -> None:
+        command = c.FailRun(attempt=held.attempt, code=code, sentence=sentence)
+        await self._append(held, command)
 
     async def _begin(self, held: HeldRun) -> None:
         """Nothing slow lies between these three, so they are one append."""
@@ -158,10 +179,7 @@ class Driver:
             )
         if not state.started:
             commands.append(c.StartRun(attempt=attempt))
-        try:
-            await held.append(*commands, mint=mint)
-        except RunEnded:
-            await held.catch_up()
+        await self._append(held, *commands, mint=mint)
 
     async def _call_model(self, held: HeldRun, step: plan.CallModel) -> None:
         call = ModelStep(held, self._model, self._clock, partial(self._request, held, step.step))
@@ -169,11 +187,35 @@ class Driver:
             await call.perform()
         except StaleAttempt:
             raise
-        except (Interrupted, Refused):
-            if await self._is_cancelled(held):
-                await call.end(c.CancelRun(attempt=held.attempt), error_text=CANCELLED)
-            elif held.state.ending is None:
-                await call.end()
+        except (Interrupted, Refused) as cut:
+            await self._cut_short(held, call, cut)
+
+    async def _cut_short(self, held: HeldRun, call: ModelStep, cut: Interrupted | Refused) -> None:
+        """Keep what was streamed, and end the run with it if that is why."""
+        while (ending := await self._why_stop(held)) is not None or isinstance(cut, Interrupted):
+            error_text = CANCELLED if held.state.cancel_requested else BROKEN_OFF
+            try:
+                await call.end(*(() if ending is None else (ending,)), error_text=error_text)
+            except StaleAttempt:
+                raise
+            except Refused as refused:  # a cancel came first after all
+                cut = refused
+            else:
+                return
+        if held.state.ending is None:
+            raise cut
+
+    async def _why_stop(self, held: HeldRun) -> c.CancelRun | c.FailRun | None:
+        """How the run must end, by the log; None if it has ended, or if it was a false alarm."""
+        await held.catch_up()
+        if held.state.ending is not None:
+            return None
+        if held.state.cancel_requested:
+            return c.CancelRun(attempt=held.attempt)
+        if held.key_lost:
+            return c.FailRun(attempt=held.attempt, code="internal", sentence=KEY_LOST)
+        held.interrupt.clear()
+        return None
 
     def _request(self, held: HeldRun, step: int, tried: int) -> ModelRequest:
         state, requested = held.state, held.requested
@@ -196,14 +238,9 @@ class Driver:
             await self._fail(held, "workspace_lost", WORKSPACE_LOST)
         except StaleAttempt:
             raise
-        except (Interrupted, Refused):
-            await self._is_cancelled(held)
-
-    async def _is_cancelled(self, held: HeldRun) -> bool:
-        """Read why the step was cut short. If the log does not say, it was a false alarm."""
-        await held.catch_up()
-        if held.state.ending is not None:
-            return False
-        if not held.state.cancel_requested:
-            held.interrupt.clear()
-        return held.state.cancel_requested
+        except (Interrupted, Refused) as cut:
+            ending = await self._why_stop(held)
+            if ending is not None:
+                await self._append(held, ending)
+            elif isinstance(cut, Refused) and held.state.ending is None:
+                raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,8 +19,7 @@ from workers.chunk_writer import ChunkWriter
 
 logger = logging.getLogger(__name__)
 
-ACTOR: Final = "worker"
-CONFLICTS_MAX: Final = 8
+CONFLICTS_MAX: Final = 16
 """Appends of others that one append of ours gives way to before it gives up."""
 STORE_PATIENCE_SECONDS: Final = 60.0
 """How long a held run waits for PostgreSQL before its job is left to be redelivered."""
@@ -29,7 +29,10 @@ STORE_RETRY_SECONDS: Final = 0.25
 class HeldRun:
     """State, place in the stream and attempt of one run, and its outgoing frames."""
 
-    def __init__(self, run_id: RunId, log: EventLog, chunks: ChunkStream, clock: Clock) -> None:
+    def __init__(
+        self, run_id: RunId, log: EventLog, chunks: ChunkStream, clock: Clock, *, worker_id: str
+    ) -> None:
+        """`worker_id` is this process's alone: it tells our events from a rival's equal ones."""
         self.run_id = run_id
         self.attempt: Attempt = FIRST_ATTEMPT
         self.cursor: FrameCursor = cursor_of(run_id)
@@ -37,10 +40,12 @@ class HeldRun:
         """False until this worker is the run's: before, others may still append to it."""
         self.interrupt = asyncio.Event()
         """Set when the step in hand must be cut short: a cancel is in the log, or the run is
-        another worker's. `catch_up` then says which."""
+        another worker's, or its key is gone. `catch_up` and `key_lost` say which."""
+        self.key_lost = False
         self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt)
         self._log = log
         self._clock = clock
+        self._actor = f"worker:{worker_id}"
         self._stream: Stream = empty(run_id)
         self._correlation = str(run_id)
 
@@ -67,10 +72,13 @@ class HeldRun:
         newer = await self.reload()
         if self.state.attempt != self.attempt:
             raise StaleAttempt(f"attempt {self.state.attempt} holds the run now")
-        if self.holding and any(not _is_a_clients(entry.event) for entry in newer):
+        if self.holding and any(self._is_a_rivals(entry) for entry in newer):
             raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
         if self.writer.lost:
             raise StaleAttempt("a higher attempt writes the run's chunks")
+
+    def _is_a_rivals(self, entry: Recorded) -> bool:
+        return entry.actor.startswith("worker:") and entry.actor != self._actor
 
     def _take(self, recorded: Sequence[Recorded], *, sent: int = 0) -> None:
         if not recorded:
@@ -95,7 +103,8 @@ class HeldRun:
         refusal is always about the newest state.
         """
         doubtful: tuple[Event, ...] = ()
-        for _ in range(CONFLICTS_MAX):
+        conflicts, deadline = 0, math.inf
+        while True:
             new_events = self._decide(commands)[1]
             if not new_events:
                 return
@@ -103,17 +112,22 @@ class HeldRun:
             try:
                 self._take(await self._log.append(append), sent=sent)
             except VersionConflict:
+                conflicts += 1
                 if await self._has_landed(doubtful, sent):
                     return
+                if conflicts > CONFLICTS_MAX:
+                    raise
                 await self.catch_up()
             except StoreUnavailable:
                 doubtful = new_events
-                await self._outwait()
-                if await self._has_landed(doubtful, sent):
-                    return
+                now = self._clock.monotonic_seconds()
+                deadline = min(deadline, now + STORE_PATIENCE_SECONDS)
+                if now >= deadline:
+                    raise
+                logger.warning("run %s waits for the event log", self.run_id)
+                await self._clock.sleep(STORE_RETRY_SECONDS)
             else:
                 return
-        raise StaleAttempt(f"run {self.run_id} changed {CONFLICTS_MAX} times under one append")
 
     def _decide(self, commands: Sequence[c.Command]) -> tuple[RunState, tuple[Event, ...]]:
         state = self.state
@@ -130,40 +144,23 @@ class HeldRun:
 
     def _context(self) -> Context:
         return Context(
-            actor=ACTOR,
+            actor=self._actor,
             subject=self.requested.account_id,
             correlation=self._correlation,
             causation=f"{self.run_id}:{self.state.version}",
             attempt=self.attempt,
         )
 
-    async def _outwait(self) -> None:
-        """Until the store answers again; raises StoreUnavailable when patience ends."""
-        deadline = self._clock.monotonic_seconds() + STORE_PATIENCE_SECONDS
-        while True:
-            await self._clock.sleep(STORE_RETRY_SECONDS)
-            try:
-                await self._log.head(self.run_id)
-            except StoreUnavailable:
-                if self._clock.monotonic_seconds() > deadline:
-                    raise
-                logger.warning("run %s waits for the event log", self.run_id)
-            else:
-                return
-
     async def _has_landed(self, doubtful: tuple[Event, ...], sent: int) -> bool:
-        """Whether events whose append ended in doubt are in the log after all: then they are
+        """Whether our events whose append ended in doubt are in the log after all: then they are
         taken as the answer that was lost."""
         if not doubtful:
             return False
         newer = await self._log.read(self.run_id, after=self.state.version)
         ours = newer[: len(doubtful)]
+        if any(entry.actor != self._actor for entry in ours):
+            return False
         if tuple(entry.event for entry in ours) != doubtful:
             return False
         self._take(ours, sent=sent)
         return True
-
-
-def _is_a_clients(event: Event) -> bool:
-    """Whether an API process appends it, also while a worker holds the run."""
-    return isinstance(event, events.CancelRequested | events.Cancelled | events.KeyRevoked)

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from runs_domain.errors import StoreUnavailable
 from runs_domain.ids import run_key_id
 from runs_domain.ports import Clock, KeyIssuer, KeyLeases, RunKey
 from runs_domain.scopes import RUN_KEY_SCOPES
+from workers.faults import log_fault
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class RunKeys:
         )
 
     async def renew(self, held: HeldRun) -> None:
+        """A key that is gone interrupts the run: it fails at once, with a reason (I-35)."""
         minted = held.state.key
         if minted is None or held.state.ending is not None:
             return
@@ -54,7 +55,8 @@ class RunKeys:
             held.run_id, minted.key_id, ttl_seconds=minted.ttl_seconds
         )
         if not renewed:
-            logger.warning("run %s has no key to renew", held.run_id)
+            held.key_lost = True
+            held.interrupt.set()
 
     @asynccontextmanager
     async def kept_alive(self, held: HeldRun) -> AsyncIterator[None]:
@@ -75,5 +77,6 @@ class RunKeys:
                 try:
                     await self.renew(held)
                     break
-                except StoreUnavailable:
+                except Exception as error:  # noqa: BLE001 - a live run keeps its key (I-34)
+                    log_fault(logger, f"run {held.run_id}: its key was not renewed", error)
                     await self._clock.sleep(RETRY_SECONDS)

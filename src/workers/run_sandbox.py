@@ -1,13 +1,21 @@
 """The sandbox of one run, made when its first tool needs it and given back at the end."""
 
 import asyncio
+import logging
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
+from runs_domain.errors import SandboxUnavailable
 from runs_domain.ids import sandbox_name
 from runs_domain.sandbox_port import Sandbox, SandboxProvider, SandboxSpec
+from workers.faults import log_fault
 from workers.held_run import HeldRun
 from workers.run_keys import RunKeys
+
+logger = logging.getLogger(__name__)
+
+RELEASE_SECONDS_MAX: Final = 60.0
+DETACH_SECONDS_MAX: Final = 10.0
 
 
 class RunSandbox:
@@ -45,13 +53,19 @@ class RunSandbox:
         return any(part.get("state") == "output-available" for part in self._held.state.parts)
 
     async def release(self) -> bool:
-        """Destroy it, whoever made it; False if there was none."""
-        sandbox = self._open or await self._provider.find(self._name)
+        """Destroy it, whoever made it; False if there was none.
+
+        Raises SandboxError, SandboxUnavailable after RELEASE_SECONDS_MAX.
+        """
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS_MAX):
+                sandbox = self._open or await self._provider.find(self._name)
+                if sandbox is not None:
+                    await sandbox.destroy()
+        except TimeoutError:
+            raise SandboxUnavailable(f"no release within {RELEASE_SECONDS_MAX:.0f} s") from None
         self._open = None
-        if sandbox is None:
-            return False
-        await sandbox.destroy()
-        return True
+        return sandbox is not None
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,6 +77,11 @@ class RunSandbox:
         trace: TracebackType | None,
     ) -> None:
         """A run that goes on elsewhere keeps its sandbox; what this process holds is let go."""
-        if self._open is not None:
-            await self._open.detach()
-            self._open = None
+        if self._open is None:
+            return
+        try:
+            async with asyncio.timeout(DETACH_SECONDS_MAX):
+                await self._open.detach()
+        except Exception as fault:  # noqa: BLE001 - the run's own outcome is not changed by it
+            log_fault(logger, f"run {self._held.run_id}: its sandbox was not let go", fault)
+        self._open = None

@@ -1,29 +1,36 @@
 """How a worker comes to hold a run: the first one, or one after a lost or stopped worker."""
 
 import logging
-from typing import Final, Literal
+from typing import Literal
+
+import msgspec
 
 from runs_domain import commands as c
 from runs_domain import frames as wire
-from runs_domain.errors import QueueUnavailable, RunNotFound
+from runs_domain.closing import OUTCOME_UNKNOWN
+from runs_domain.errors import (
+    AppendRefused,
+    IllegalTransition,
+    QueueUnavailable,
+    RunEnded,
+    RunNotFound,
+    VersionConflict,
+)
 from runs_domain.frames import frames_of
 from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkStream, EventLog, Job
 from runs_domain.run import is_live
 from runs_domain.step import StepRecorder
+from workers.faults import log_fault
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)
-
-INTERRUPTED: Final = "interrupted: outcome unknown"
-"""What people read in a part that a lost worker left open."""
 
 
 async def take(held: HeldRun, job: Job, *, redelivered: bool) -> bool:
     """Read the run; append `resumed` unless this is the first worker. True = resumed.
 
-    Raises RunNotFound for an unknown run, StaleAttempt when another worker was faster, RunEnded
-    when the run ended meanwhile.
+    Raises RunNotFound for an unknown run and StaleAttempt when another worker was faster.
     """
     await held.reload()
     if held.state.requested is None:
@@ -37,7 +44,11 @@ async def take(held: HeldRun, job: Job, *, redelivered: bool) -> bool:
         "handover" if job.cause == "handover" and not redelivered else "lost"
     )
     attempt = Attempt(held.state.attempt + 1)
-    await held.append(c.ResumeRun(attempt=attempt, reason=reason))
+    try:
+        await held.append(c.ResumeRun(attempt=attempt, reason=reason))
+    except RunEnded:  # cancelled meanwhile, while it was queued
+        held.holding = True
+        return False
     held.attempt, held.holding = attempt, True
     return True
 
@@ -62,9 +73,23 @@ async def recover_stream(held: HeldRun, log: EventLog, chunks: ChunkStream) -> N
         return
     sent = tail.frames[max(0, committed - tail.first) :]
     held.writer.begin(held.attempt, committed, written=there, frames=sent)
-    recorder = _recorder_of(held, sent)
-    if recorder is not None:
-        await held.append(recorder.interrupt(held.attempt, INTERRUPTED), sent=len(sent))
+    try:
+        recorder = _recorder_of(held, sent)
+        if recorder is not None:
+            await held.append(recorder.interrupt(held.attempt, OUTCOME_UNKNOWN), sent=len(sent))
+    except VersionConflict:
+        raise
+    except (
+        ValueError,
+        LookupError,
+        msgspec.MsgspecError,
+        AppendRefused,
+        IllegalTransition,
+    ) as error:
+        # Frames that no step of this log can have sent: content was erased, the log went back
+        # in time, or another release wrote them. The run goes on as if Redis had lost them.
+        log_fault(logger, f"run {held.run_id}: the live tail cannot be kept", error)
+        held.writer.begin_anew(held.attempt, committed)
 
 
 async def _committed_frames(run_id: RunId, log: EventLog, start: int) -> list[bytes]:

@@ -1,6 +1,7 @@
 """A driver on the in-memory twins: everything of a run but processes and servers."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -120,6 +121,8 @@ class World:
         self.pushes = Pushes()
         self.leases = Leases()
         self.requests: list[ModelRequest] = []
+        self.sandboxes: Any = ExecProvider()
+        self._workers = itertools.count(1)
 
     def driver(self) -> Driver:
         """A new worker."""
@@ -128,12 +131,13 @@ class World:
             log=self.log,
             chunks=self.chunks,
             model=_Counting(self.model, self.requests),
-            sandboxes=ExecProvider(),
+            sandboxes=self.sandboxes,
             tools=Tools((self.note, self.look)),
             keys=RunKeys(issuer, self.leases, self.clock, secret_version=1, ttl_seconds=900),
             watch=CancelWatch(self.log, self.pushes, self.clock),
             clock=self.clock,
             tool_timeout_seconds=5.0,
+            worker_id=f"test-{next(self._workers)}",
         )
 
     async def request(self, text: str = "one two", model: str = "scripted/echo") -> None:

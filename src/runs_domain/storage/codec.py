@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from runs_domain.errors import AppendRefused, ContentErased, HistoryCorrupt
+from runs_domain.errors import AppendRefused, ContentErased, EventTooLarge, HistoryCorrupt
 from runs_domain.events import SEALED, TAGS, TYPES, Event, Json, Struct
 from runs_domain.ids import AccountId, Attempt, Position, RunId, Version
 from runs_domain.ports import BEFORE_FIRST, Append, Recorded, Stored
@@ -108,7 +108,7 @@ def encode(append: Append, key: DataKey | None) -> tuple[Pieces, ...]:
     """One `Pieces` an event. `key` is the account's, None if it was destroyed: then an ongoing
     run goes on without its content, so that it can end, and a new one is refused.
 
-    Raises ContentErased, and AppendRefused for an event that is no JSON or too large.
+    Raises ContentErased, EventTooLarge, and AppendRefused for an event that is no JSON.
     """
     if not append.events:
         raise AppendRefused("an append needs an event")
@@ -125,7 +125,7 @@ def encode(append: Append, key: DataKey | None) -> tuple[Pieces, ...]:
         # Half a surrogate pair, nesting without end, a value that JSON does not have.
         raise AppendRefused(f"an event is not JSON: {type(error).__name__}") from None
     if any(one.size > EVENT_BYTES_MAX for one in pieces):
-        raise AppendRefused(f"an event may have {EVENT_BYTES_MAX} bytes")
+        raise EventTooLarge(f"an event may have {EVENT_BYTES_MAX} bytes")
     return pieces
 
 

@@ -6,9 +6,17 @@ from typing import Final
 
 from runs_domain import commands as c
 from runs_domain import frames as wire
-from runs_domain.errors import ModelError, ModelRejected, ModelTimeout, RunledgerError
+from runs_domain import model_port as model
+from runs_domain.errors import (
+    AppendRefused,
+    ModelError,
+    ModelRejected,
+    ModelTimeout,
+    RunledgerError,
+    VersionConflict,
+)
 from runs_domain.events import FailureCode
-from runs_domain.model_port import Model, ModelEnd, ModelRequest
+from runs_domain.model_port import Model, ModelEnd, ModelEvent, ModelRequest
 from runs_domain.plan import Finish, next_step
 from runs_domain.ports import Clock
 from runs_domain.step import StepRecorder
@@ -24,8 +32,25 @@ MODEL_TRIES_MAX: Final = 5
 """Tries of one model call within one attempt."""
 BACKOFF_SECONDS: Final = (0.25, 1.0, 4.0, 10.0)
 """Pause after the first, second … failed try."""
+STEP_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What one model call may stream, in UTF-8; far enough below an event's limit to be kept whole."""
 BROKEN_OFF: Final = "Interrupted"
 INTERNAL_ERROR: Final = "Internal error"
+
+
+class StepTooLarge(Exception):
+    """The model streams more than can be kept."""
+
+
+class _Try:
+    """What one try has streamed. `over`: an adapter that ignores its end is not listened to."""
+
+    def __init__(self, held: HeldRun) -> None:
+        self.recorder = StepRecorder(held.run_id, held.cursor, len(held.state.parts))
+        self.end: ModelEnd | None = None
+        self.sent = 0
+        self.bytes = 0
+        self.over = False
 
 
 class ModelStep:
@@ -38,45 +63,43 @@ class ModelStep:
         self._model = model
         self._clock = clock
         self._request = request
-        self._begin()
-
-    def _begin(self) -> None:
-        held = self._held
-        self._recorder = StepRecorder(held.run_id, held.cursor, len(held.state.parts))
-        self._end: ModelEnd | None = None
-        self._sent = 0
+        self._try = _Try(held)
 
     async def perform(self) -> None:
         """Append the finished step, and the run's end with it if nothing else is left to do.
 
-        Raises Interrupted when the run must stop; `keep_partial` then has what was streamed.
+        Raises Interrupted when the run must stop; `end` then keeps what was streamed.
         """
         for tried in range(MODEL_TRIES_MAX):
             try:
-                end = await self._stream(self._request(tried))
+                await self._finish(await self._stream(self._request(tried)))
             except ModelRejected as error:
                 await self._fail("model_rejected", str(error))
-                return
             except ModelError as error:
-                if tried + 1 == MODEL_TRIES_MAX:
-                    sentence = f"{error} ({MODEL_TRIES_MAX} tries)"
-                    await self._fail("model_unavailable", sentence)
-                    return
-                await self._back_off(tried, error)
+                if tried + 1 < MODEL_TRIES_MAX:
+                    await self._back_off(tried, error)
+                    continue
+                await self._fail("model_unavailable", f"{error} ({MODEL_TRIES_MAX} tries)")
+            except StepTooLarge:
+                sentence = f"The model's answer is larger than {STEP_BYTES_MAX} bytes"
+                await self._fail("budget_exhausted", sentence)
+            except VersionConflict:
+                raise
+            except AppendRefused as error:
+                log_fault(logger, f"run {self._held.run_id}: a step cannot be stored", error)
+                await self._fail("internal", INTERNAL_ERROR)
             except (RunledgerError, Interrupted):
                 raise
-            except Exception as error:  # noqa: BLE001 - an adapter's fault ends this run, not the worker
+            except Exception as error:  # noqa: BLE001 - an adapter's fault ends this run alone
                 log_fault(logger, f"run {self._held.run_id}: the model's adapter broke", error)
                 await self._fail("internal", INTERNAL_ERROR)
-                return
-            else:
-                await self._finish(end)
-                return
+            return
 
     async def _stream(self, request: ModelRequest) -> ModelEnd:
+        current = self._try
         try:
             return await until_interrupted(
-                self._consume(request),
+                self._consume(request, current),
                 self._held.interrupt,
                 timeout_seconds=MODEL_CALL_SECONDS_MAX,
             )
@@ -84,48 +107,74 @@ class ModelStep:
             raise ModelTimeout(
                 f"The model did not finish within {MODEL_CALL_SECONDS_MAX:.0f} seconds"
             ) from None
+        finally:
+            current.over = True
 
-    async def _consume(self, request: ModelRequest) -> ModelEnd:
+    async def _consume(self, request: ModelRequest, current: _Try) -> ModelEnd:
         async for event in self._model.stream(request):
-            frames = self._recorder.add(event)
-            self._sent += len(frames)
+            if current.over:
+                raise Interrupted
+            current.bytes += _size(event)
+            if current.bytes > STEP_BYTES_MAX:
+                raise StepTooLarge
+            frames = current.recorder.add(event)
+            current.sent += len(frames)
             self._held.writer.push([wire.encode(frame) for frame in frames])
             if isinstance(event, ModelEnd):
-                self._end = event
+                current.end = event
                 return event
         raise ModelTimeout("The model's stream broke off")
 
     async def _finish(self, end: ModelEnd) -> None:
-        message = self._recorder.finish(self._held.attempt, end)
+        message = self._try.recorder.finish(self._held.attempt, end)
         following = next_step(self._held.preview(message))
         ending = (following.command,) if isinstance(following, Finish) else ()
-        await self._held.append(message, *ending, sent=self._sent)
+        await self._held.append(message, *ending, sent=self._try.sent)
 
     async def _fail(self, code: FailureCode, sentence: str) -> None:
         failure = c.FailRun(attempt=self._held.attempt, code=code, sentence=sentence)
-        await self._held.append(*self.partial(BROKEN_OFF), failure, sent=self._sent)
+        try:
+            await self.end(failure)
+        except VersionConflict:
+            raise
+        except AppendRefused:  # what was streamed cannot be stored: the run ends without it
+            self._try = _Try(self._held)
+            await self.end(failure)
 
     async def _back_off(self, tried: int, error: ModelError) -> None:
         """Keep what was streamed as an interrupted step, then pause; a cancel ends the pause."""
-        logger.warning("run %s: try %d of a model call: %s", self._held.run_id, tried + 1, error)
-        partial = self.partial(BROKEN_OFF)
-        if partial:
-            await self._held.append(*partial, sent=self._sent)
-            self._begin()
+        logger.warning(
+            "run %s: try %d of a model call: %s",
+            self._held.run_id,
+            tried + 1,
+            type(error).__name__,
+        )
+        await self.end()
+        self._try = _Try(self._held)
         await until_interrupted(
             self._clock.sleep(BACKOFF_SECONDS[tried]),
             self._held.interrupt,
             timeout_seconds=MODEL_CALL_SECONDS_MAX,
         )
 
-    def partial(self, error_text: str) -> tuple[c.PersistMessage, ...]:
-        """What was streamed, closed; nothing if nothing was."""
-        if self._recorder.is_empty:
-            return ()
-        return (self._recorder.interrupt(self._held.attempt, error_text, self._end),)
-
     async def end(self, *ending: c.Command, error_text: str = BROKEN_OFF) -> None:
-        """Cut short: keep what was streamed so far, and end the run with it if told to."""
-        commands = (*self.partial(error_text), *ending)
-        if commands:
-            await self._held.append(*commands, sent=self._sent)
+        """Cut short: keep what was streamed so far, closed, and end the run with it if told to."""
+        current, attempt = self._try, self._held.attempt
+        kept = (
+            ()
+            if current.recorder.is_empty
+            else (current.recorder.interrupt(attempt, error_text, current.end),)
+        )
+        if kept or ending:
+            await self._held.append(*kept, *ending, sent=current.sent)
+
+
+def _size(event: ModelEvent) -> int:
+    """Of what is kept. A call's input is kept twice: as the model wrote it, and parsed."""
+    match event:
+        case model.TextDelta(text=text) | model.ReasoningDelta(text=text):
+            return len(text.encode("utf-8", "replace"))
+        case model.ToolInputDelta(text=text):
+            return 2 * len(text.encode("utf-8", "replace"))
+        case _:
+            return 0

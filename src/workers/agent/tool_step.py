@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from runs_domain import commands as c
-from runs_domain.closing import error_part
+from runs_domain.closing import OUTCOME_UNKNOWN, error_part
 from runs_domain.errors import SandboxNotFound
 from runs_domain.events import Json
 from runs_domain.frames import tool_name
@@ -20,8 +20,6 @@ from workers.interrupt import Interrupted
 
 TOOLS_AT_ONCE_MAX: Final = 8
 """Tool calls of one run that overlap."""
-OUTCOME_UNKNOWN: Final = "interrupted: outcome unknown"
-"""The answer to a call that was started by a worker that died; the model decides what to do."""
 
 
 class ToolStep:
@@ -64,10 +62,9 @@ class ToolStep:
                 done, _ = await asyncio.wait(
                     {*waiting, signal}, return_when=asyncio.FIRST_COMPLETED
                 )
-                finished = [task for task in tasks if task in done and task in waiting]
+                finished = {task: call for task, call in tasks.items() if task in done & waiting}
                 waiting -= done
-                if finished:
-                    await self._record([_answer(tasks[task], task.result()) for task in finished])
+                await self._record_finished(finished)
                 if signal in done and waiting:
                     raise Interrupted
         finally:
@@ -76,6 +73,20 @@ class ToolStep:
                 task.cancel()
             if waiting:
                 await asyncio.wait(waiting)
+
+    async def _record_finished(self, finished: dict[asyncio.Task[ToolResult], Json]) -> None:
+        """Results are kept first; then whatever a sibling raised goes on its way."""
+        results_of = {task: call for task, call in finished.items() if not task.exception()}
+        lost = [task for task in results_of if _is_lost(task.result())]
+        kept = [
+            _answer(call, task.result()) for task, call in results_of.items() if task not in lost
+        ]
+        if kept:
+            await self._record(kept)
+        for task in finished:
+            task.result()
+        if lost:
+            raise SandboxNotFound("the run's workspace is not on this host")
 
     async def _run(self, call: Json) -> ToolResult:
         async with self._at_once:
@@ -99,9 +110,11 @@ def _is_call(part: Json) -> bool:
     return "toolCallId" in part
 
 
+def _is_lost(result: ToolResult) -> bool:
+    return result.error is not None and result.error.origin == "workspace_lost"
+
+
 def _answer(call: Json, result: ToolResult) -> Json:
-    if result.error is None:
-        return output_part(call, result.output)
-    if result.error.origin == "workspace_lost":
-        raise SandboxNotFound(result.error.text)
-    return error_part(call, result.error.text)
+    if result.error is not None:
+        return error_part(call, result.error.text)
+    return output_part(call, result.output)
