@@ -5,6 +5,7 @@ Without that it would wait for every stream before the application hears of the 
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -15,12 +16,15 @@ import uvicorn
 from litestar.types import ASGIApp
 from typing_extensions import override
 
+from runs_api.protocol import CONNECTIONS_MAX, BoundedProtocol
 from runs_domain.errors import RunledgerError
 
 GRACE_SECONDS: Final = 3
 """The backstop: what a request may still take after SIGTERM."""
 KEEP_ALIVE_SECONDS: Final = 30
 BACKLOG: Final = 2048
+OPEN_FILES: Final = CONNECTIONS_MAX + 256
+"""Wanted; the system's hard limit wins."""
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ def serve(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -82,9 +86,18 @@ def serve(
     # Uvicorn raises the signal again once it has drained; a drained end is a clean one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _signal, _frame: None)
+    _raise_open_files()
     with _listen(host, port) as listener:
         server.run(sockets=[listener])
     return server.started
+
+
+def _raise_open_files() -> None:
+    """The usual soft limit of 1024 is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -316,3 +316,26 @@ async def test_a_probe_with_head_gets_no_body(here: World) -> None:
         answer = await here.http.head(path)
         assert (answer.status_code, answer.content) == (200, b"")
         assert (await here.http.get(path)).json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (b"hello\r\n\r\n", b"400", b"invalid_body"),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 5_000_000, b"431", b"too_large"),
+    ],
+    ids=["no HTTP", "an endless head"],
+)
+async def test_the_process_bounds_what_comes_before_a_credential(
+    here: World, request_bytes: bytes, status: bytes, code: bytes
+) -> None:
+    """In the envelope, as every error."""
+    url = httpx.URL(here.api.base_url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(request_bytes)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert b"content-type: application/json" in answer
+    assert b'"code":"' + code + b'"' in answer
