@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from redis.exceptions import RedisError
 
-from runs_api import describe, history, messages, ops, runs, start, stream
+from runs_api import describe, history, messages, ops, preflight, runs, start, stream
 from runs_api.auth import require_credential
 from runs_api.background import Background
 from runs_api.deps import DEPS, Deps
@@ -90,7 +90,7 @@ def create_app(settings: Settings, open_deps: OpenDeps) -> Litestar:
         route_handlers=HANDLERS,
         guards=[require_credential],
         exception_handlers={Exception: respond},
-        before_send=[before_send],
+        before_send=[before_send, preflight.before_send],
         cors_config=_cors(settings),
         openapi_config=None,
         logging_config=None,

@@ -472,6 +472,24 @@ async def test_a_preflight_allows_the_headers_that_clients_send() -> None:
     assert all(name.strip() in allowed for name in asked.split(","))
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"origin": "https://evil.example"},
+        {"access-control-request-method": "DELETE"},
+        {"access-control-request-headers": "x-other"},
+    ],
+)
+async def test_a_refused_preflight_answers_in_the_envelope(asked: dict[str, str]) -> None:
+    """As every error; its length is its own."""
+    api = Api()
+    preflight = ORIGIN | {"access-control-request-method": "POST"} | asked
+    answer = await call(api.app, "OPTIONS", "/api/chat/runs", headers=preflight)
+    assert (answer.status, answer.json["code"]) == (400, "forbidden")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(answer.body))
+
+
 async def test_another_origin_is_not_let_in() -> None:
     """Only those that the settings list."""
     api = Api()
