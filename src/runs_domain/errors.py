@@ -5,8 +5,8 @@ RunledgerError
 ├── Refused                a command that the run's state does not allow
 │   ├── IllegalTransition
 │   ├── InvalidCommand     a value outside its limits, whatever the state
-│   ├── StaleAttempt       a worker that lost its run; it must stop at once
 │   └── RunEnded           the run has its terminal event
+├── StaleAttempt           a worker that lost its run; it must stop at once
 ├── AppendRefused          the log said no to this append alone
 │   ├── VersionConflict    somebody appended first; reload and decide again
 │   ├── ChatBusy           another run of the chat is live
@@ -54,7 +54,7 @@ class InvalidCommand(Refused):
     pass
 
 
-class StaleAttempt(Refused):
+class StaleAttempt(RunledgerError):
     pass
 
 

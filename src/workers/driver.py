@@ -142,8 +142,6 @@ class Driver:
         """A refusal is no fault if somebody cancelled first: the newest state says what is next."""
         try:
             await held.append(*commands, mint=mint)
-        except StaleAttempt:
-            raise
         except Refused:
             if held.state.ending is None and not held.state.cancel_requested:
                 raise
@@ -185,8 +183,6 @@ class Driver:
         call = ModelStep(held, self._model, self._clock, partial(self._request, held, step.step))
         try:
             await call.perform()
-        except StaleAttempt:
-            raise
         except (Interrupted, Refused) as cut:
             await self._cut_short(held, call, cut)
 
@@ -196,8 +192,6 @@ class Driver:
             error_text = CANCELLED if held.state.cancel_requested else BROKEN_OFF
             try:
                 await call.end(*(() if ending is None else (ending,)), error_text=error_text)
-            except StaleAttempt:
-                raise
             except Refused as refused:  # a cancel came first after all
                 cut = refused
             else:
@@ -236,8 +230,6 @@ class Driver:
             await tools.perform(step)
         except SandboxNotFound:
             await self._fail(held, "workspace_lost", WORKSPACE_LOST)
-        except StaleAttempt:
-            raise
         except (Interrupted, Refused) as cut:
             ending = await self._why_stop(held)
             if ending is not None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from runs_domain import commands as c
 from runs_domain import events as e
 from runs_domain import model_port as m
-from runs_domain.errors import Refused, RunNotFound
+from runs_domain.errors import Refused, RunNotFound, StaleAttempt
 from runs_domain.frames import advance, cursor_of
 from runs_domain.ids import Attempt
 from runs_domain.plan import CallModel, Done, Finish, ReleaseSandbox, RunTools, next_step
@@ -76,7 +76,7 @@ class History:
     def attempt(self, command: c.Command) -> bool:
         try:
             accepted = decide(self.state, command)
-        except (Refused, RunNotFound):
+        except (Refused, RunNotFound, StaleAttempt):
             self.refused += 1
             return False
         for event in accepted:
