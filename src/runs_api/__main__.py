@@ -13,6 +13,7 @@ from runs_api.app import connected, create_app
 from runs_api.logs import configure
 from runs_api.server import CannotListen, serve
 from runs_domain.settings import BadSettings, load
+from runs_domain.storage.connection import check_urls
 
 
 def main(arguments: list[str]) -> int:
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load(os.environ)
+        check_urls(settings)
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -10,6 +10,7 @@ from typing import Final
 
 from runs_domain.errors import RunledgerError
 from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.storage.connection import check_urls
 from runs_domain.storage.migrate import migrate
 from workers import bootstrap, doctor
 from workers.faults import PlacesOnly, places
@@ -43,6 +44,7 @@ def main() -> None:
 
 def _settings() -> Settings:
     settings = load(os.environ)
+    check_urls(settings)
     handler = logging.StreamHandler()
     handler.setFormatter(PlacesOnly(LOG_FORMAT))
     logging.basicConfig(level=settings.log_level, handlers=[handler])

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from runs_domain.model_ids import is_local_installed
 from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.storage.connection import check_urls
 from workers.adapters.sandbox_local.probe import probe
 
 ASK_SECONDS_MAX = 5.0
@@ -43,6 +44,7 @@ async def _findings(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     yield Finding("python", ok=True, text=f"{platform.python_version()} at {sys.executable}")
     try:
         settings = load(environ)
+        check_urls(settings)
     except BadSettings as error:
         yield Finding("settings", ok=False, text=str(error))
     else:

@@ -53,6 +53,18 @@ def test_invariant_6_a_bad_url_is_named_and_not_shown(command: str, tmp_path: Pa
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_invariant_6_a_parameter_that_libpq_refuses_is_not_shown(
+    command: str, tmp_path: Path
+) -> None:
+    ended = run(command, tmp_path, database_url=f"postgresql://u:{CANARY}@db/x?sslmod={CANARY}")
+
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == (1 if command == "doctor" else 2)
+    assert "RUNLEDGER_DATABASE_URL has a parameter that PostgreSQL does not know" in said
+    assert CANARY not in said
+
+
 @pytest.mark.parametrize("command", ["migrate", "doctor"])
 def test_a_server_that_is_away_is_told_without_its_url(command: str, tmp_path: Path) -> None:
     ended = run(command, tmp_path)

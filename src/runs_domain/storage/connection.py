@@ -12,11 +12,12 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from runs_domain.errors import StoreUnavailable
-from runs_domain.settings import Secret
+from runs_domain.settings import PREFIX, BadSettings, Secret, Settings
 
 QUERY_SECONDS_MAX: Final = 2.0
 """What a request may wait for one short query, connecting included."""
@@ -126,6 +127,19 @@ class ReconnectingConnection:
             raise StoreUnavailable(f"{self._name}: cannot connect in time") from None
         except psycopg.ProgrammingError:  # its text quotes the URL, password and all
             raise StoreUnavailable(f"{self._name}: the database's URL cannot be read") from None
+
+
+def check_urls(settings: Settings) -> None:
+    """Ask libpq itself, before anything connects. Raises BadSettings, which quotes nothing."""
+    bad = []
+    for name in ("database_url", "admin_database_url"):
+        url: Secret = getattr(settings, name)
+        try:
+            conninfo_to_dict(url.reveal())
+        except psycopg.ProgrammingError:
+            bad.append(f"{PREFIX}{name.upper()} has a parameter that PostgreSQL does not know")
+    if bad:
+        raise BadSettings("; ".join(bad))
 
 
 async def _abort(task: asyncio.Future[T], connection: Connection) -> None:
