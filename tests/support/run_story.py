@@ -44,7 +44,8 @@ async def check_story(rest: Rest, run: Run, watch: Watch) -> StreamReader:
     """Live stream, stream told again, messages and history say the same (invariant 7)."""
     live = await watch.finished()
     check_history(await rest.ended(run))
-    assert first_difference(live, await rest.replay(run)) is None
+    difference = first_difference(live, await rest.replay(run))
+    assert difference is None, difference
     reader = StreamReader().read(decode(chunk) for chunk in live)
     assert reader.finished
     assert reader.message == (await rest.messages(run))[-1]
