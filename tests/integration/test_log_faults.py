@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -12,7 +14,11 @@ from runs_domain import commands as c
 from runs_domain.errors import AppendRefused, StoreUnavailable, VersionConflict
 from runs_domain.handle import load
 from runs_domain.ids import Attempt, Position
+from runs_domain.ports import Append
 from runs_domain.settings import Secret
+from runs_domain.storage import codec
+from runs_domain.storage.batch_call import CALL, Encoded, Receipt, parameters
+from runs_domain.storage.connection import Connection
 from runs_domain.storage.identity import SystemClock, new_account_id
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from tests.support import builders
@@ -320,17 +326,110 @@ async def test_a_server_that_takes_no_writes_is_unavailable_and_reads_go_on(
                 assert len(await late.read(run.run_id)) == 4
 
 
-async def test_writers_that_are_long_gone_are_forgotten(database: Database) -> None:
+def receipts(admin: "psycopg.Connection[tuple[int]]") -> int:
+    row = admin.execute("SELECT count(*) FROM log_receipts").fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_receipts_of_writers_that_are_long_gone_are_deleted(database: Database) -> None:
     with psycopg.connect(database.admin_url, autocommit=True) as admin:
         for days in (8, 6):
             admin.execute(
-                "INSERT INTO log_writers VALUES"
+                "INSERT INTO log_receipts VALUES"
                 " (gen_random_uuid(), 1, now() - make_interval(days => %s), '{}', '{}', '{}')",
                 [days],
             )
         async with opened(database.url) as log:
             run = Run(log)
             await run.start()
-        left = admin.execute("SELECT count(*) FROM log_writers").fetchone()
 
-    assert left == (2,)
+        assert receipts(admin) == 1
+
+
+async def test_receipts_that_were_read_are_deleted_and_those_in_doubt_stay(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost request may reach the server long after its batch was settled."""
+    monkeypatch.setattr("runs_domain.storage.receipts.RECEIPTS_MAX", 5)
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        async with FaultProxy(database.url) as proxy, opened(proxy.url) as log:
+            run = Run(log)
+            await run.start()
+            proxy.arm("lose_reply")
+            await run.do(take_over(run))
+            for _ in range(20):
+                await run.do(take_over(run))
+            most = receipts(admin)
+
+        assert 1 < most <= 1 + 5
+        assert receipts(admin) == 1
+
+
+async def test_a_late_request_finds_its_receipt_and_changes_nothing(database: Database) -> None:
+    async with FaultProxy(database.url) as proxy, opened(proxy.url) as log:
+        run = Run(log)
+        await run.start()
+        lost = run.decided(take_over(run))
+        proxy.arm("lose_request")
+        await run.append(lost)
+        number = log._appender._receipts.number - 1
+        await run.do(take_over(run))
+        late = parameters(log._appender._receipts.writer, number, [Encoded(lost, _pieces(lost))])
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as other:
+            cursor = await other.execute(CALL, late)
+            row = await cursor.fetchone()
+
+        assert row is not None
+        assert Receipt(*row).refusals == []
+        await check_stream(log, run)
+
+
+def _pieces(append: Append) -> tuple[codec.Pieces, ...]:
+    return codec.encode(append, None)
+
+
+async def test_an_open_snapshot_makes_no_append_dearer(database: Database) -> None:
+    """A dump or a forgotten transaction keeps every version of a row: none may be walked."""
+    async with opened(database.url) as log:
+        for _ in range(20):
+            await Run(log).start()
+        with psycopg.connect(database.admin_url) as admin:
+            admin.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            admin.execute("SELECT FROM stored_events")
+            writer = log._appender._receipts.writer
+            async with await psycopg.AsyncConnection.connect(
+                database.url, autocommit=True, options="-c enable_seqscan=off"
+            ) as reader:
+                await _pages_of_a_batch(reader, writer, 100_000)  # it reads the catalogue
+                before = await _pages_of_a_batch(reader, writer, 100_001)
+                for _ in range(600):
+                    run = Run(log)
+                    await run.do(run.request())
+                after = await _pages_of_a_batch(reader, writer, 100_002)
+
+    assert after <= before + 5
+
+
+async def _pages_of_a_batch(connection: Connection, writer: UUID, number: int) -> int:
+    """How many pages of tables and indexes one batch touches."""
+    call = CALL.replace(b"SELECT batch", b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT batch")
+    cursor = await connection.execute(call, parameters(writer, number, []))
+    row = await cursor.fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+async def test_a_clock_that_was_set_back_does_not_turn_the_order_round(database: Database) -> None:
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        async with opened(database.url) as log:
+            run = Run(log)
+            await run.start()
+            admin.execute("SELECT setval('log_clock', last_value + 3600000000) FROM log_clock")
+            ahead = admin.execute("SELECT last_value FROM log_clock").fetchone()
+            (first,) = await run.do(take_over(run))
+            (second,) = await run.do(take_over(run))
+
+    assert first.at == second.at
+    assert ahead == ((first.at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1),)

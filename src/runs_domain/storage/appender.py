@@ -4,8 +4,8 @@ One task and one connection a process. A batch is one call of `append_batch`, wh
 log's lock only while the server works: no client, however slow or stopped, is waited for.
 
 A reply can get lost when the commit did not. Batches are therefore numbered, and the database
-remembers each writer's last one: after a lost connection the task first sends an empty batch
-under the same number. Either the answer tells what the lost one came to, or it never will come
+keeps a receipt of each: after a lost connection the task first sends an empty batch under the
+same number. Either the answer tells what the lost one came to, or it never will come
 to anything, and its appends go again. So no append is reported as refused that landed, and none
 lands twice.
 """
@@ -32,7 +32,7 @@ from runs_domain.storage.batch_call import (
     refusal_of,
 )
 from runs_domain.storage.connection import Connection, ReconnectingConnection
-from runs_domain.storage.identity import uuid7
+from runs_domain.storage.receipts import Receipts
 
 QUEUED_APPENDS_MAX: Final = 4096
 BATCH_APPENDS_MAX: Final = 256
@@ -44,12 +44,7 @@ APPEND_WAIT_SECONDS: Final = 2.0
 RECONNECT_PAUSE_SECONDS: Final = 0.1
 DOUBTS_MAX: Final = 3
 """Lost connections that one append may meet before its caller is told."""
-WRITER_KEPT_DAYS: Final = 7
-"""How long after its last batch a writer's receipt is kept; it is asked for within seconds."""
 
-_FORGET: Final = """
-    DELETE FROM log_writers WHERE at < now() - make_interval(days => %b::integer)
-    RETURNING writer_id"""
 _CONSTRAINTS: Final = {
     "run_heads_one_live_run_a_chat": "chat_busy",
     "api_keys_pkey": "key_taken",
@@ -111,8 +106,7 @@ class Appender:
         self._on_commit = on_commit
         self._wait_seconds = wait_seconds
         self._queued_appends_max = queued_appends_max
-        self._writer = uuid7()
-        self._number = 0
+        self._receipts = Receipts(self._connection)
         self._queue: deque[_Waiting] = deque()
         self._alone = 0
         """How many appends go alone: one of them may be what broke the connection."""
@@ -131,10 +125,7 @@ class Appender:
             await asyncio.wait({self._task}, timeout=BATCH_SECONDS_MAX)
             self._task.cancel()
             await asyncio.wait({self._task})
-        try:
-            await self._connection.fetch(_FORGET, (WRITER_KEPT_DAYS,))
-        except (StoreUnavailable, psycopg.Error) as error:
-            _log.warning("old writers were not forgotten: %s", type(error).__name__)
+        await self._receipts.close()
         await self._connection.close()
 
     async def submit(self, encoded: Encoded) -> Landed:
@@ -164,6 +155,7 @@ class Appender:
                 self._wanted.clear()
                 while batch := self._take():
                     await self._commit_or_fail(batch)
+                    await self._receipts.tidy()
                 if self._closing:
                     return
         finally:
@@ -210,12 +202,13 @@ class Appender:
             raise
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
-        self._number += 1
+        self._receipts.take_number()
         encoded = [one.encoded for one in batch]
         try:
             receipt = await self._send(encoded)
         except StoreUnavailable as error:
             _log.warning("a batch of %d appends is in doubt: %s", len(batch), error)
+            self._receipts.keep()
             receipt = await self._settle()
             if not receipt.refusals:
                 await self._again(batch)
@@ -226,7 +219,8 @@ class Appender:
         self._answer(batch, receipt.outcomes(encoded))
 
     async def _send(self, batch: Sequence[Encoded]) -> Receipt:
-        values = parameters(self._writer, self._number, batch)
+        number = self._receipts.number
+        values = parameters(self._receipts.writer, number, batch)
 
         async def call(connection: Connection) -> tuple[Any, ...]:
             cursor = await connection.execute(CALL, values, prepare=True, binary=True)
@@ -236,7 +230,7 @@ class Appender:
             return row
 
         receipt = Receipt(*await self._connection.run(call))
-        if receipt.batch != self._number:
+        if receipt.batch != number:
             raise StoreUnavailable("append_batch gave another batch's receipt")
         return receipt
 

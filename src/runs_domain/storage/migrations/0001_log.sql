@@ -89,20 +89,27 @@ CREATE TABLE account_data_keys (
     CONSTRAINT account_data_keys_destroyed CHECK ((wrapped IS NULL) = (destroyed_at IS NOT NULL))
 );
 
--- What each writer's last batch came to: a writer whose reply was lost asks again by number.
-CREATE TABLE log_writers (
-    writer_id uuid PRIMARY KEY,
-    batch bigint NOT NULL,
+-- What each batch came to: a writer whose reply was lost asks again by number. Rows are never
+-- updated and only looked up by their whole key, so that versions which an open snapshot keeps
+-- (a dump's, a forgotten transaction's) are in no append's way. The writer deletes what it has read.
+CREATE TABLE log_receipts (
+    writer_id uuid,
+    batch bigint,
     at timestamptz NOT NULL,
     refusals text[] NOT NULL,
     found bigint[] NOT NULL,
-    positions bigint[] NOT NULL
-) WITH (fillfactor = 50);
+    positions bigint[] NOT NULL,
+    PRIMARY KEY (writer_id, batch)
+);
+
+-- The time of the newest batch in microseconds since 1970. A sequence, because that has one version.
+CREATE SEQUENCE log_clock MINVALUE 0 START 0;
 
 -- Commits the appends of one batch and says what became of each: `refusals` NULL = it landed,
 -- `found` = its stream's version before, `positions` = one an event, in order, NULL if refused.
 -- A batch number that was already handled answers what it came to then and changes nothing; a
--- batch of no appends therefore settles what became of a lost one, for good.
+-- batch of no appends therefore settles what became of a lost one, for as long as its receipt is
+-- kept.
 --
 -- Everything an event's bytes need but the time and the hash before it arrives ready made
 -- (head ‖ time ‖ middle ‖ hash ‖ tail); nothing here reads the payload. The lock makes positions
@@ -137,9 +144,9 @@ CREATE FUNCTION append_batch(
     p_heads bytea[],
     p_middles bytea[],
     p_tails bytea[]
-) RETURNS log_writers LANGUAGE plpgsql AS $$
+) RETURNS log_receipts LANGUAGE plpgsql AS $$
 DECLARE
-    receipt log_writers;
+    receipt log_receipts;
     v_at timestamptz;
     v_at_bytes bytea;
     v_refusals text[];
@@ -158,13 +165,15 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(125848689340263);
 
-    SELECT * INTO receipt FROM log_writers WHERE writer_id = p_writer;
-    IF FOUND AND receipt.batch >= p_batch THEN
+    SELECT * INTO receipt FROM log_receipts WHERE writer_id = p_writer AND batch = p_batch;
+    IF FOUND THEN
         RETURN receipt;
     END IF;
 
     -- A clock that was set back must not turn the log's order round.
-    SELECT greatest(clock_timestamp(), max(at)) INTO v_at FROM log_writers;
+    SELECT greatest(clock_timestamp(), 'epoch'::timestamptz + last_value * interval '1 microsecond')
+    INTO v_at FROM log_clock;
+    PERFORM setval('log_clock', (extract(epoch FROM v_at) * 1000000)::bigint);
     v_at_bytes := convert_to(
         to_char(v_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
 
@@ -265,10 +274,7 @@ BEGIN
     END IF;
 
     receipt := ROW(p_writer, p_batch, v_at, v_refusals, v_found, v_positions);
-    INSERT INTO log_writers SELECT receipt.*
-        ON CONFLICT (writer_id) DO UPDATE SET
-            batch = EXCLUDED.batch, at = EXCLUDED.at, refusals = EXCLUDED.refusals,
-            found = EXCLUDED.found, positions = EXCLUDED.positions;
+    INSERT INTO log_receipts SELECT receipt.*;
     RETURN receipt;
 END
 $$;
@@ -277,6 +283,7 @@ $$;
 GRANT SELECT, INSERT ON stored_events TO runledger_service;
 GRANT USAGE ON SEQUENCE stored_events_notification_id_seq TO runledger_service;
 GRANT SELECT, INSERT, UPDATE ON run_heads, api_keys TO runledger_service;
-GRANT SELECT, INSERT, UPDATE, DELETE ON log_writers TO runledger_service;
+GRANT SELECT, INSERT, DELETE ON log_receipts TO runledger_service;
+GRANT SELECT, UPDATE ON SEQUENCE log_clock TO runledger_service;
 GRANT SELECT, INSERT ON account_data_keys TO runledger_service;
 GRANT SELECT ON accounts, org_members TO runledger_service;
