@@ -8,12 +8,12 @@ import msgspec
 
 from runs_api.errors import invalid
 from runs_api.json_body import parse_object
+from runs_api.schemas import MODEL_CHARS_MAX
 from runs_domain.errors import InvalidMessages
 from runs_domain.events import Json
 from runs_domain.ids import AccountId
 from runs_domain.messages import validate_messages
 
-MODEL_CHARS_MAX: Final = 200
 UUID_CHARS: Final = 36
 
 IGNORED: Final = frozenset({"id", "trigger", "messageId"})

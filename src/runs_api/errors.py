@@ -8,34 +8,16 @@ nothing: its cause is in the log.
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from runs_api.observe import request_id
-from runs_api.schemas import ErrorBody
+from runs_api.schemas import Code, ErrorBody
 from runs_domain import errors
 
-Code = Literal[
-    "invalid_json",
-    "invalid_body",
-    "unknown_field",
-    "unknown_model",
-    "too_large",
-    "unauthorized",
-    "forbidden",
-    "not_found",
-    "method_not_allowed",
-    "conflict",
-    "chat_busy",
-    "idempotency_mismatch",
-    "insufficient_credits",
-    "rate_limited",
-    "internal",
-    "unavailable",
-]
 Path: TypeAlias = tuple[str | int, ...]
 
 SENTENCE_CHARS_MAX: Final = 599
@@ -110,7 +92,7 @@ _DOMAIN: Final[dict[type[Exception], _Rule]] = {
     errors.VersionConflict: _Rule(409, "conflict", "The run changed meanwhile; try again"),
     errors.RunEnded: _Rule(409, "conflict", "The run has ended"),
     errors.IllegalTransition: _Rule(409, "conflict", "The run's state does not allow this"),
-    errors.ContentErased: _Rule(404, "not_found", "The content was erased"),
+    errors.ContentErased: _Rule(403, "forbidden", "The account was erased"),
     errors.StoreUnavailable: _UNAVAILABLE,
     errors.QueueUnavailable: _UNAVAILABLE,
 }

@@ -7,6 +7,7 @@ from litestar import Request, Response, get
 from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
+from runs_api.about import JSON, Answer, about
 from runs_api.accept import prefers
 from runs_api.deps import deps_of
 from runs_api.observe import seen
@@ -16,14 +17,24 @@ from runs_domain.ids import Version
 from runs_domain.ports import Stored
 from runs_domain.scopes import READ
 
-JSON: Final = "application/json"
 VERSION_MAX: Final = 2**31 - 1
 NDJSON: Final = "application/x-ndjson"
+
+HISTORY: Final = about(
+    {
+        200: Answer(
+            "The events as they are stored", History, texts={NDJSON: "A HistoryEvent a line"}
+        )
+    },
+    errors=(400, 404),
+)
 
 _encoder = msgspec.json.Encoder()
 
 
-@get("/api/chat/runs/{run_id:str}/events", opt=auth.needs(READ), summary="A run's history")
+@get(
+    "/api/chat/runs/{run_id:str}/events", opt=auth.needs(READ) | HISTORY, summary="A run's history"
+)
 async def run_events(
     request: Request[Any, Any, Any],
     run_id: FromPath[str],

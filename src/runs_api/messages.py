@@ -1,11 +1,12 @@
 """GET a chat's messages: the fold of its runs' streams, never a view that may lag."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from litestar import Request, get
 from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
+from runs_api.about import Answer, about
 from runs_api.deps import deps_of
 from runs_api.ownership import chat_heads
 from runs_api.schemas import Messages
@@ -13,8 +14,10 @@ from runs_domain.events import Json
 from runs_domain.read_models import messages_after
 from runs_domain.scopes import READ
 
+SHOWN: Final = about({200: Answer("The messages", Messages)}, errors=(400, 404))
 
-@get("/api/chats/{chat_id:str}/messages", opt=auth.needs(READ), summary="A chat's messages")
+
+@get("/api/chats/{chat_id:str}/messages", opt=auth.needs(READ) | SHOWN, summary="A chat's messages")
 async def chat_messages(
     request: Request[Any, Any, Any],
     chat_id: FromPath[str],

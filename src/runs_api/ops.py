@@ -8,10 +8,11 @@ from typing import Any, Final
 import msgspec
 from litestar import HttpMethod, Request, Response, get, route
 
+from runs_api.about import Answer, about
 from runs_api.auth import PUBLIC
 from runs_api.deps import Probe, deps_of
-from runs_api.errors import RETRY_AFTER_SECONDS
-from runs_api.schemas import Health
+from runs_api.errors import unavailable
+from runs_api.schemas import Health, NotReady, PartState
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 
 PROBE_SECONDS_MAX: Final = 2.0
@@ -20,27 +21,36 @@ PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 PROBE_METHODS: Final = (HttpMethod.GET, HttpMethod.HEAD)
 """Load balancers ask with HEAD."""
 
+ALIVE: Final = about({200: Answer("It does", Health)})
+READY: Final = about(
+    {
+        200: Answer("It can", Health),
+        503: Answer("It cannot: PostgreSQL does not answer", NotReady, ("Retry-After",)),
+    }
+)
+
 DESCRIBE: Final = "describe"
 
 AnyRequest = Request[Any, Any, Any]
 
 
-@route("/healthz", http_method=PROBE_METHODS, opt=PUBLIC, summary="The process answers")
+@route("/healthz", http_method=PROBE_METHODS, opt=PUBLIC | ALIVE, summary="The process answers")
 async def healthz() -> Health:
     return Health(status="ok")
 
 
-@route("/readyz", http_method=PROBE_METHODS, opt=PUBLIC, summary="The process can serve")
-async def readyz(request: AnyRequest) -> Response[Health]:
+@route("/readyz", http_method=PROBE_METHODS, opt=PUBLIC | READY, summary="The process can serve")
+async def readyz(request: AnyRequest) -> Response[Health | NotReady]:
     """Without PostgreSQL it cannot (503). Without Redis it can: runs are accepted and start
     when Redis is back, and streams follow the log.
     """
     deps = deps_of(request.scope)
     store, queue = await asyncio.gather(_answers(deps.ask_store), _answers(deps.ask_queue))
-    parts = {"postgres": _word(store), "redis": _word(queue)}
+    parts: dict[str, PartState] = {"postgres": _word(store), "redis": _word(queue)}
     if not store:
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return Response(Health(status="unavailable", parts=parts), status_code=503, headers=headers)
+        doubt = unavailable()
+        error = NotReady(error=doubt.sentence, code=doubt.code, parts=parts)
+        return Response(error, status_code=doubt.status, headers=dict(doubt.headers))
     return Response(Health(status="ok" if queue else "degraded", parts=parts))
 
 
@@ -53,7 +63,7 @@ async def _answers(probe: Probe) -> bool:
     return True
 
 
-def _word(answers: bool) -> str:
+def _word(answers: bool) -> PartState:
     return "ok" if answers else "unavailable"
 
 

@@ -7,6 +7,7 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
+from runs_api.about import Answer, Parameter, about
 from runs_api.as_of import cut, parse_point
 from runs_api.deps import Deps, deps_of
 from runs_api.observe import seen
@@ -24,10 +25,26 @@ from runs_domain.scopes import READ, WRITE
 CANCELLED_BY_CLIENT: Final = "asked by a client"
 PRIVATE: Final = "private, no-cache"
 
+STATUS: Final = about(
+    {
+        200: Answer("The run; no ETag with `at`", RunView, ("ETag", "Cache-Control")),
+        304: Answer("It is as you know it", headers=("ETag", "Cache-Control")),
+    },
+    errors=(400, 404),
+    parameters=(Parameter("If-None-Match", "header", {"type": "string"}, "ETags that you know"),),
+)
+CANCEL: Final = about(
+    {
+        200: Answer("The run had ended before", RunStopped),
+        202: Answer("The run will end, or has just now", RunStopped),
+    },
+    errors=(404, 409),
+)
+
 AnyRequest = Request[Any, Any, Any]
 
 
-@get("/api/chat/runs/{run_id:str}", opt=auth.needs(READ), summary="A run's status")
+@get("/api/chat/runs/{run_id:str}", opt=auth.needs(READ) | STATUS, summary="A run's status")
 async def run_status(
     request: AnyRequest,
     run_id: FromPath[str],
@@ -97,7 +114,7 @@ def _view(run: RunSummary) -> RunView:
 @post(
     "/api/chat/runs/{run_id:str}/cancel",
     status_code=202,
-    opt=auth.needs(WRITE),
+    opt=auth.needs(WRITE) | CANCEL,
     summary="Cancel a run",
 )
 async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunStopped]:

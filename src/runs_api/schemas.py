@@ -1,7 +1,7 @@
 """What the API says, as structs: the responses' bodies and their OpenAPI shapes."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -10,22 +10,44 @@ from runs_domain.events import Json, Usage
 from runs_domain.read_models import RunError
 from runs_domain.run import Status
 
+MODEL_CHARS_MAX: Final = 200
+
+Code = Literal[
+    "invalid_json",
+    "invalid_body",
+    "unknown_field",
+    "unknown_model",
+    "too_large",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "conflict",
+    "chat_busy",
+    "idempotency_mismatch",
+    "insufficient_credits",
+    "rate_limited",
+    "internal",
+    "unavailable",
+]
+"""What went wrong, for programs."""
+PartState = Literal["ok", "unavailable"]
+
 
 class Body(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """Base of the bodies: camelCase, unset fields left out, never null."""
 
 
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag="error"):
     """Every error. `missing_fields` is the path to the first bad value, segment by segment."""
 
-    status: Literal["error"] = "error"
     error: str
-    code: str
+    code: Code
     missing_fields: tuple[str | int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunAccepted(Body, frozen=True):
-    """The 202."""
+    """The run that will be done."""
 
     run_id: str
     chat_id: str
@@ -33,6 +55,8 @@ class RunAccepted(Body, frozen=True):
 
 
 class RunView(Body, frozen=True):
+    """A run as it is now, or as it was."""
+
     run_id: str
     status: Status
     chat_id: str
@@ -73,29 +97,46 @@ class History(Body, frozen=True):
 
 
 class Messages(Body, frozen=True):
-    """UIMessages, oldest first."""
+    """UIMessages of the AI SDK, oldest first."""
 
     data: tuple[Json, ...]
 
 
 class Health(Body, frozen=True):
-    status: Literal["ok", "degraded", "unavailable"]
-    parts: dict[str, Any] | None = None
+    """`degraded`: runs are accepted and wait."""
+
+    status: Literal["ok", "degraded"]
+    parts: dict[str, PartState] | None = None
 
 
+class NotReady(ErrorBody, frozen=True):
+    parts: dict[str, PartState]
+
+
+class UIMessage(msgspec.Struct, kw_only=True):
+    """A message of the AI SDK; whatever else is in it is kept."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    role: Literal["system", "user", "assistant"]
+    parts: list[Json]
+
+
+# `bodies.py` is what reads this one.
 class RunRequestBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    """POST run, for the OpenAPI document; `bodies.py` is what reads it.
+    """Exactly one of `prompt` and `messages`; a blank prompt and no messages count as absent.
 
-    Exactly one of `prompt` and `messages`. `id`, `trigger` and `messageId` are ignored.
+    The ids of the messages differ. `id`, `trigger` and `messageId` are ignored.
     """
 
     prompt: str | msgspec.UnsetType = msgspec.UNSET
-    messages: list[Json] | msgspec.UnsetType = msgspec.UNSET
+    messages: list[UIMessage] | msgspec.UnsetType = msgspec.UNSET
     artist_id: UUID | msgspec.UnsetType = msgspec.UNSET
     account_id: UUID | msgspec.UnsetType = msgspec.UNSET
     organization_id: UUID | msgspec.UnsetType = msgspec.UNSET
-    model: str | msgspec.UnsetType = msgspec.UNSET
+    model: Annotated[str, msgspec.Meta(max_length=MODEL_CHARS_MAX)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
     metadata: Json | msgspec.UnsetType = msgspec.UNSET
-    id: str | msgspec.UnsetType = msgspec.UNSET
-    trigger: str | msgspec.UnsetType = msgspec.UNSET
-    message_id: str | msgspec.UnsetType = msgspec.UNSET
+    id: Any = msgspec.UNSET
+    trigger: Any = msgspec.UNSET
+    message_id: Any = msgspec.UNSET

@@ -6,11 +6,13 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 """A comment: no client sees it, every proxy does."""
 DONE: Final = b"data: [DONE]\n\n"
 
+PROTOCOL_HEADER: Final = "x-vercel-ai-ui-message-stream"
+
 HEADERS: Final = {
     "content-type": "text/event-stream",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
-    "x-vercel-ai-ui-message-stream": "v1",
+    PROTOCOL_HEADER: "v1",
 }
 RUN_ID_HEADER: Final = "x-workflow-run-id"
 TAIL_INDEX_HEADER: Final = "x-workflow-stream-tail-index"

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from litestar import Request, Response, post
 
 from runs_api import auth
+from runs_api.about import Answer, Parameter, about
 from runs_api.bodies import RunRequest, parse_run_request
 from runs_api.deps import Deps, deps_of
 from runs_api.errors import ApiError, invalid
@@ -34,13 +35,33 @@ KEY_HEADER: Final = "Idempotency-Key"
 KEY_CHARS_MAX: Final = 255
 REPLAYED_HEADER: Final = "Idempotency-Replayed"
 
+START: Final = about(
+    {
+        202: Answer(
+            "The run will be done; look at `Location`, or follow its stream",
+            RunAccepted,
+            ("Location", "Retry-After", RUN_ID_HEADER, REPLAYED_HEADER),
+        )
+    },
+    errors=(400, 408, 413, 422),
+    parameters=(
+        Parameter(
+            KEY_HEADER,
+            "header",
+            {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX},
+            "Of printable ASCII: the same key and body again start no second run",
+        ),
+    ),
+    body=RunRequestBody,
+)
+
 AnyRequest = Request[Any, Any, Any]
 
 
 @post(
     "/api/chat/runs",
     status_code=202,
-    opt=auth.needs(WRITE) | {"body": RunRequestBody},
+    opt=auth.needs(WRITE) | START,
     summary="Start a run",
 )
 async def start_run(request: AnyRequest) -> Response[RunAccepted]:

@@ -8,6 +8,7 @@ from litestar.params import FromPath
 from litestar.response import Stream
 
 from runs_api import auth, sse
+from runs_api.about import Answer, Parameter, about
 from runs_api.committed import committed_length
 from runs_api.deps import Deps, deps_of
 from runs_api.errors import ApiError, invalid, unavailable
@@ -21,12 +22,43 @@ from runs_domain.scopes import READ
 INDEX_CHARS_MAX: Final = 12
 MEDIA_TYPE: Final = "text/event-stream"
 
+FOLLOW: Final = about(
+    {
+        200: Answer(
+            "Server-sent events: a chunk each, `finish` the last of them, then [DONE]",
+            headers=(
+                sse.RUN_ID_HEADER,
+                sse.TAIL_INDEX_HEADER,
+                sse.PROTOCOL_HEADER,
+                "Cache-Control",
+            ),
+            texts={MEDIA_TYPE: "Chunks of an AI SDK UI message stream, their indexes as ids"},
+        ),
+        204: Answer("The run is over, and there is no such chunk", headers=(sse.RUN_ID_HEADER,)),
+    },
+    errors=(400, 404),
+    parameters=(
+        Parameter(
+            "startIndex",
+            "query",
+            {"type": "integer"},
+            "The first chunk wanted, from 0; a negative one counts from the end as it is now",
+        ),
+        Parameter(
+            "Last-Event-ID",
+            "header",
+            {"type": "integer", "minimum": 0},
+            "The last chunk that you have; `startIndex` wins",
+        ),
+    ),
+)
+
 AnyRequest = Request[Any, Any, Any]
 
 
 @get(
     "/api/chat/{chat_id:str}/stream",
-    opt=auth.needs(READ),
+    opt=auth.needs(READ) | FOLLOW,
     media_type=MEDIA_TYPE,
     summary="Follow a chat's newest run",
 )
@@ -39,7 +71,7 @@ async def chat_stream(request: AnyRequest, chat_id: FromPath[str]) -> Response[A
 
 @get(
     "/api/chat/runs/{run_id:str}/stream",
-    opt=auth.needs(READ),
+    opt=auth.needs(READ) | FOLLOW,
     media_type=MEDIA_TYPE,
     summary="Follow a run",
 )
