@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from uuid import UUID
 
-import pytest
-
 from runs_domain.ids import SessionId, sandbox_name
 from tests.support.rest import Rest, Run, bash, parts_of
 from tests.support.run_key import run_key
@@ -135,9 +133,8 @@ async def test_invariant_6_the_key_is_in_no_event_log_file_or_process_argument(
     assert [place for place, text in told(stack).items() if key.encode() in text] == []
 
 
-@pytest.mark.parametrize("prompt", ["one", "two"])
-async def test_each_run_has_a_key_of_its_own(rest: Rest, stack: Stack, prompt: str) -> None:
-    first, second = await rest.start(prompt), await rest.start(prompt)
+async def test_each_run_has_a_key_of_its_own(rest: Rest, stack: Stack) -> None:
+    first, second = await rest.start("the same"), await rest.start("the same")
     env = stack.details["env"]
     assert run_key(env, first.run_id) != run_key(env, second.run_id)
     minted = [
