@@ -102,6 +102,7 @@ _FRAMEWORK: Final[dict[int, _Rule]] = {
     403: _Rule(403, "forbidden", "Not allowed"),
     404: _Rule(404, "not_found", not_found().sentence),
     405: _Rule(405, "method_not_allowed", "The route does not have this method"),
+    408: _Rule(408, "invalid_body", "The request took too long to arrive"),
     413: _Rule(413, "too_large", "The body is too large"),
     503: _UNAVAILABLE,
 }

@@ -5,10 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from runs_api import json_body
 from runs_api.json_body import BODY_BYTES_MAX, JSON_DEPTH_MAX
 from runs_domain.storage.identity import uuid7
 from tests.support.api import MINE, ORGS, OTHER, Api
-from tests.support.asgi import Answer
+from tests.support.asgi import Answer, exchange
 
 RUNS = "/api/chat/runs"
 SENTENCE_CHARS_MAX = 599
@@ -154,6 +155,17 @@ async def test_a_body_over_the_limit_is_a_413() -> None:
     api = Api()
     prompt = b'{"prompt":"' + b"x" * BODY_BYTES_MAX + b'"}'
     refused(await api.post(RUNS, prompt), 413, "too_large")
+    await api.nothing_happened()
+
+
+async def test_a_body_that_does_not_arrive_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that promises one and sends none holds no request for ever."""
+    monkeypatch.setattr(json_body, "BODY_SECONDS_MAX", 0.01)
+    api = Api()
+    sent = exchange(api.app, "POST", RUNS, headers=MINE)
+    sent._asked = True
+    status, headers = await sent.head()
+    refused(Answer(status, headers, await sent.read_all()), 408, "invalid_body")
     await api.nothing_happened()
 
 

@@ -11,6 +11,7 @@ import pytest
 from litestar.routes import HTTPRoute
 from msgspec.structs import replace
 
+from runs_api import json_body
 from runs_api.deps import DEPS
 from runs_api.json_body import BODY_BYTES_MAX
 from runs_domain import commands as c
@@ -19,7 +20,7 @@ from runs_domain.ids import Version
 from runs_domain.ports import Append
 from runs_domain.storage.identity import uuid7
 from tests.support.api import MINE, THEIRS, Api
-from tests.support.asgi import Answer, call
+from tests.support.asgi import Answer, call, exchange
 from tests.support.driven import Driven
 
 RUNS = "/api/chat/runs"
@@ -32,7 +33,7 @@ OF_A_RUN = (
     ("GET", "/api/chat/{chat_id}/stream"),
     ("GET", "/api/chats/{chat_id}/messages"),
 )
-NOT_SHOWN = {"408", "431", "500"}
+NOT_SHOWN = {"431", "500"}
 """Made by what stands around the routes, in tests of their own."""
 KEY = {"idempotency-key": "one"}
 
@@ -79,6 +80,17 @@ async def of_a_start(api: Api) -> AsyncIterator[Given]:
         ({"prompt": "x" * BODY_BYTES_MAX}, {}),
     ):
         yield "POST", RUNS, await api.post(RUNS, body, MINE | headers)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(json_body, "BODY_SECONDS_MAX", 0.01)
+        yield "POST", RUNS, await without_a_body(api)
+
+
+async def without_a_body(api: Api) -> Answer:
+    """It is promised and does not come."""
+    sent = exchange(api.app, "POST", RUNS, headers=MINE)
+    sent._asked = True
+    status, headers = await sent.head()
+    return Answer(status, headers, await sent.read_all())
 
 
 async def of_a_status(api: Api, run: Driven, live: Driven) -> AsyncIterator[Given]:
