@@ -31,7 +31,7 @@ from runs_domain.storage.batch_call import (
     parameters,
     refusal_of,
 )
-from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.connection import Connection, ReconnectingConnection, ServerRefuses
 from runs_domain.storage.receipts import Receipts
 
 QUEUED_APPENDS_MAX: Final = 4096
@@ -52,9 +52,6 @@ _CONSTRAINTS: Final = {
     "run_heads_pkey": "version_conflict",
     "stored_events_pkey": "version_conflict",
 }
-
-_NOT_NOW: Final = ("25", "42")
-"""Classes of SQLSTATE: read only (a standby), and tables or rights that a migration will bring."""
 
 _log = logging.getLogger(__name__)
 
@@ -206,6 +203,9 @@ class Appender:
         encoded = [one.encoded for one in batch]
         try:
             receipt = await self._send(encoded)
+        except ServerRefuses as error:
+            self._fail(batch, error)
+            return
         except StoreUnavailable as error:
             _log.warning("a batch of %d appends is in doubt: %s", len(batch), error)
             self._receipts.keep()
@@ -297,6 +297,4 @@ def _refusal(error: Exception, encoded: Encoded) -> RunledgerError:
         return refusal_of(code, encoded.append)
     state = error.sqlstate or type(error).__name__
     _log.error("the database refused an append: %s", state)
-    if state.startswith(_NOT_NOW):
-        return StoreUnavailable(f"the database takes no appends now ({state})")
     return refusal_of(state, encoded.append)

@@ -24,8 +24,30 @@ QUERY_SECONDS_MAX: Final = 2.0
 ABORT_SECONDS_MAX: Final = 1.0
 """What work may go on after its socket was cut, before it is cancelled."""
 
+_READ_ONLY_CLASS: Final = "25"
+"""Of SQLSTATE: what a standby answers to a write."""
+_MIGRATION_STATES: Final = frozenset({"3F000", "42501", "42703", "42883", "42P01", "0A000"})
+"""A schema, right, column, function or table is not there yet, or a prepared plan is of before."""
+
 Connection = AsyncConnection[TupleRow]
 T = TypeVar("T")
+
+
+class ServerRefuses(StoreUnavailable):
+    """The server answered that it cannot do this now: nothing took effect."""
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether it is about the server's state, not about what it was asked."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate or ""
+    return (
+        # Lost, starting, stopped by an admin, short of memory, disk or connections, deadlocked.
+        isinstance(error, psycopg.OperationalError)
+        or state.startswith(_READ_ONLY_CLASS)
+        or state in _MIGRATION_STATES
+    )
 
 
 class ReconnectingConnection:
@@ -68,7 +90,7 @@ class ReconnectingConnection:
         self, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False
     ) -> T:
         """`work` with the connection, within the deadline. Raises StoreUnavailable on any doubt;
-        whether `work` took effect is then unknown.
+        whether `work` took effect is then unknown, unless it is a ServerRefuses.
         """
         try:
             async with asyncio.timeout(self._seconds_max):
@@ -79,13 +101,17 @@ class ReconnectingConnection:
             kept = self._connection is not None
             try:
                 return await self._attempt(work)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
+                if not is_away(error):
+                    raise
                 if not (kept and repeatable):
-                    raise StoreUnavailable(_sentence(self._name, error)) from None
+                    raise self._unavailable(error) from None
             try:
                 return await self._attempt(work)
-            except psycopg.OperationalError as error:
-                raise StoreUnavailable(_sentence(self._name, error)) from None
+            except psycopg.Error as error:
+                if not is_away(error):
+                    raise
+                raise self._unavailable(error) from None
         finally:
             self._turn.release()
 
@@ -110,9 +136,16 @@ class ReconnectingConnection:
             raise StoreUnavailable(f"{self._name}: no answer within {self._seconds_max} s")
         if connection.info.transaction_status != TransactionStatus.IDLE:  # broken, or left open
             await connection.close()
+        elif not task.cancelled() and is_away(task.exception()):
+            await connection.close()  # the session may go on refusing when the server has recovered
         else:
             self._connection = connection
         return task.result()
+
+    def _unavailable(self, error: psycopg.Error) -> StoreUnavailable:
+        """Without the server's own sentence: it may quote values."""
+        kind = StoreUnavailable if isinstance(error, psycopg.OperationalError) else ServerRefuses
+        return kind(f"{self._name}: {type(error).__name__} {error.sqlstate or ''}".strip())
 
     async def _connect(self) -> Connection:
         try:
@@ -154,8 +187,3 @@ async def _abort(task: asyncio.Future[T], connection: Connection) -> None:
     if not task.cancelled():
         task.exception()
     await connection.close()
-
-
-def _sentence(name: str, error: psycopg.Error) -> str:
-    """No text of the server's: it may quote values."""
-    return f"{name}: {type(error).__name__} {error.sqlstate or ''}".strip()

@@ -18,7 +18,7 @@ from runs_domain.ports import Recorded
 from runs_domain.settings import Secret
 from runs_domain.storage import codec
 from runs_domain.storage.codec import StoredRow
-from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.connection import Connection, ReconnectingConnection, is_away
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
 
@@ -151,9 +151,9 @@ class Projection:
             return 0
         try:
             await self._view.apply(connection, await self._decoded(rows))
-        except (StoreUnavailable, psycopg.OperationalError):
-            raise
         except Exception as error:  # whatever it is: a fold that fails must not look like a lag
+            if isinstance(error, StoreUnavailable) or is_away(error):
+                raise
             raise FoldFailed(rows, error) from error
         await connection.execute(_ADVANCE, (rows[-1].position, self.name), prepare=True)
         return len(rows)
