@@ -6,15 +6,14 @@ An exception is told by its class and where it was raised: its text may quote wh
 import json
 import logging
 import sys
-import traceback
 from datetime import UTC, datetime
 from typing import Final
 
 from typing_extensions import override
 
+from runs_domain.faults import places
+
 FIELDS: Final = ("request", "account", "run", "ms")
-FRAMES_MAX: Final = 8
-LINES_MAX: Final = 60
 
 
 class JsonLines(logging.Formatter):
@@ -28,23 +27,8 @@ class JsonLines(logging.Formatter):
         }
         line |= {name: value for name in FIELDS if (value := getattr(record, name, None))}
         if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = _told(record.exc_info[1])
+            line["error"] = places(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False, default=str)
-
-
-def _told(error: BaseException) -> list[str]:
-    """The class of the error and of its causes, each with the innermost places."""
-    told: list[str] = []
-    waiting = [error]
-    while waiting and len(told) < LINES_MAX:
-        current = waiting.pop(0)
-        places = traceback.extract_tb(current.__traceback__)[-FRAMES_MAX:]
-        told.append(type(current).__name__)
-        told += [f"  {place.filename}:{place.lineno} {place.name}" for place in places]
-        cause = current.__cause__ or current.__context__
-        waiting += [] if cause is None else [cause]
-        waiting += current.exceptions if isinstance(current, BaseExceptionGroup) else ()
-    return told
 
 
 def configure(level: str) -> None:

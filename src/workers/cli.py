@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from runs_domain.errors import RunledgerError
+from runs_domain.faults import places
 from runs_domain.settings import BadSettings, Settings, load
 from runs_domain.storage.connection import check_urls
 from runs_domain.storage.migrate import migrate
 from workers import bootstrap, doctor
-from workers.faults import PlacesOnly, places
+from workers.faults import PlacesOnly
 
 EXIT_BAD_SETTINGS: Final = 2
 CHATTY_LOGGERS: Final = ("arq.worker", "httpx")
@@ -38,7 +39,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - its text may hold a password
-        sys.stderr.write(f"runledger: this should not happen: {places(error)}\n")
+        said = "\n".join(places(error))
+        sys.stderr.write(f"runledger: this should not happen: {said}\n")
         sys.exit(1)
 
 

@@ -8,9 +8,9 @@ from typing import Any, Final, cast
 from arq.typing import WorkerCoroutine
 from arq.worker import Retry, RetryJob
 
+from runs_domain.faults import log_fault
 from runs_domain.ports import Job
 from workers.delivery import Delivery, JobFunction, RunningJob
-from workers.where import where
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, the job is tried again
             seconds = retry_seconds(delivery.retries)
-            place = where(error)
-            logger.error("%s broke: %s; again in %g s", running.key, place, seconds)  # noqa: TRY400 - see `where`
+            log_fault(logger, f"{running.key} broke and is tried again in {seconds:g} s", error)
             raise Retry(defer=seconds) from None
         if not done:
             running.stopped = True
@@ -48,4 +47,4 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
 
 def log_failure(task: asyncio.Task[None], name: str) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s ended with %s", name, where(error))
+        log_fault(logger, f"{name} ended", error)

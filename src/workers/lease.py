@@ -15,11 +15,11 @@ import msgspec
 import redis
 from redis.exceptions import NoScriptError, RedisError
 
+from runs_domain.faults import log_fault
 from runs_domain.ports import Job
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.redis_deliveries import RENEW
 from runs_domain.storage.redis_jobs import JOB_KEYS
-from workers.where import where
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class LeaseKeeper:
                 logger.warning("leases were not renewed: %s", type(error).__name__)
                 pause = min(RETRY_SECONDS, self._renew_seconds)
             except Exception as error:  # noqa: BLE001 - a thread that ends would lose every job
-                logger.error("a renewal broke: %s", where(error))  # noqa: TRY400 - see `where`
+                log_fault(logger, "a renewal broke", error)
 
     def _renew(self) -> None:
         with self._lock:
