@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from runs_domain.errors import QueueUnavailable
+from runs_domain.faults import log_fault
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.appender import Commit
 from runs_domain.storage.redis_pubsub import RedisPubSub
@@ -56,6 +57,8 @@ class LogWakes:
                 if not is_away:
                     logger.warning("followers must poll: %s", type(error).__name__)
                 is_away = True
+            except Exception as error:  # noqa: BLE001 - a loop that ends would wake nobody again
+                log_fault(logger, "followers must poll", error)
             await pace.wait(PAUSE_SECONDS)
 
 

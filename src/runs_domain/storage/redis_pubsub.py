@@ -6,15 +6,16 @@ told that something may have happened.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from runs_domain.storage.waking import Signal
+from runs_domain.faults import log_fault
+from runs_domain.storage.waking import Signal, wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +32,25 @@ Handler = Callable[[bytes | None], None]
 
 class _Channel:
     def __init__(self) -> None:
-        self.handlers: set[Handler] = set()
+        self.handlers: list[Handler] = []
         self.confirmed = asyncio.Event()
 
 
 class RedisPubSub:
-    """Starts with the first listener. `close` it before the client that it was given."""
+    """Starts with the first listener. `close` it before the client that it was given.
+
+    Listeners only say which channels they want; one task tells the server, so that it hears in
+    order, and that no listener's cancellation meets the shared connection.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._channels: dict[str, _Channel] = {}
+        self._untold: set[str] = set()
+        """Channels that somebody began or ceased to want since the server was told."""
         self._connection: PubSub | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._teller: asyncio.Task[None] | None = None
         self._closing = False
 
     @asynccontextmanager
@@ -51,56 +59,73 @@ class RedisPubSub:
         state = self._channels.get(channel)
         if state is None:
             state = self._channels[channel] = _Channel()
-            await self._tell(channel, listen=True)
-        state.handlers.add(handler)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._tell({channel})
+        state.handlers.append(handler)
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._run())
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SUBSCRIBE_SECONDS):
-                    await state.confirmed.wait()
+            await wait_for(state.confirmed, SUBSCRIBE_SECONDS)
             yield
         finally:
-            state.handlers.discard(handler)
-            if not state.handlers and self._channels.get(channel) is state:
+            state.handlers.remove(handler)
+            if not state.handlers:
                 del self._channels[channel]
-                await self._tell(channel, listen=False)
+                self._tell({channel})
 
     async def close(self) -> None:
         self._closing = True  # a client may swallow a cancellation that meets its time-out
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        tasks = [task for task in (self._teller, self._reader) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self, channel: str, *, listen: bool) -> None:
-        if self._connection is not None:
-            with suppress(RedisError, OSError):  # the reader notices and subscribes anew
-                if listen:
-                    await self._connection.subscribe(channel)
-                else:
-                    await self._connection.unsubscribe(channel)
+    # -------------------------------------------------------------------------- telling
+
+    def _tell(self, channels: Iterable[str]) -> None:
+        if self._connection is None:
+            return  # whoever connects tells all
+        self._untold.update(channels)
+        if self._teller is None or self._teller.done():
+            self._teller = asyncio.create_task(self._tell_server())
+
+    async def _tell_server(self) -> None:
+        while self._untold and (connection := self._connection) is not None:
+            channels, self._untold = self._untold, set()
+            try:
+                if wanted := channels & self._channels.keys():
+                    await connection.subscribe(*wanted)
+                unwanted = channels - self._channels.keys()
+                if unwanted and connection is self._connection:  # a closed one would open another
+                    await connection.unsubscribe(*unwanted)
+            except Exception as error:  # noqa: BLE001 - told again, here or by the next connection
+                if not isinstance(error, RedisError | OSError):
+                    log_fault(logger, "pub/sub cannot tell its channels", error)
+                self._untold |= channels
+                await Signal().wait(PAUSE_SECONDS_MIN)
+
+    # -------------------------------------------------------------------------- reading
 
     async def _run(self) -> None:
         pause = PAUSE_SECONDS_MIN
         while not self._closing:
             try:
-                async for message in self._messages():
-                    pause = PAUSE_SECONDS_MIN
-                    self._handle(message)
+                async with aclosing(self._messages()) as messages:
+                    async for message in messages:
+                        pause = PAUSE_SECONDS_MIN
+                        self._handle(message)
             except (RedisError, OSError) as error:
                 logger.warning("pub/sub lost its connection: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - all of the process's listeners need it
+                log_fault(logger, "pub/sub begins again", error)
             await Signal().wait(pause)
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
 
-    async def _messages(self) -> AsyncIterator[dict[str, Any]]:
+    async def _messages(self) -> AsyncGenerator[dict[str, Any], None]:
         connection = self._redis.pubsub()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
-            for channel in tuple(self._channels):
-                await connection.subscribe(channel)
+            self._tell(self._channels)
             asked = False
             while not self._closing:
                 message = await connection.get_message(timeout=PING_SECONDS)
@@ -114,6 +139,7 @@ class RedisPubSub:
                     await connection.ping()
         finally:
             self._connection = None
+            self._untold.clear()
             for state in self._channels.values():
                 state.confirmed.clear()
             await connection.aclose()  # type: ignore[no-untyped-call]
