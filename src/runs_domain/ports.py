@@ -163,8 +163,13 @@ class EventLog(Protocol):
         """Heads of a chat's runs, oldest first."""
         ...
 
-    async def open_heads(self, *, limit: int, after: RunId | None = None) -> tuple[Head, ...]:
-        """Runs with something left to do, by run id from `after` on: the reconciler's list."""
+    async def open_heads(
+        self, *, limit: int, after: RunId | None = None, min_age_seconds: float = 0.0
+    ) -> tuple[Head, ...]:
+        """Runs with something left to do, by run id from `after` on: the reconciler's list.
+
+        Only those that nothing was appended to for `min_age_seconds`, by the log's own clock.
+        """
         ...
 
     def follow(self, after: Position) -> AsyncGenerator[Sequence[Recorded], None]:
@@ -223,8 +228,12 @@ class ChunkTail(Struct, frozen=True):
 class ChunkStream(Protocol):
     """Frames of live runs, numbered from 0. Every method raises QueueUnavailable on doubt."""
 
-    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
-        """Fence off lower attempts, then give all that is there; None = nothing is."""
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt, index: int) -> ChunkTail | None:
+        """Fence off lower attempts, then give what is there from `index` on; None = nothing is.
+
+        `first + len(frames)` is the next index in any case: with no frames, `first` is. `first`
+        is above `index` where the stream begins later, and below it where it ends before.
+        """
         ...
 
     async def write(

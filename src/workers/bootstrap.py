@@ -95,7 +95,7 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
     worker = StreamWorker(
         settings.redis_url.reveal(),
         {"run": run},
-        cron_jobs=[reconcile_cron(Reconciler(log, RedisJobs(redis), clock))],
+        cron_jobs=[reconcile_cron(Reconciler(log, RedisJobs(redis)))],
         slots=settings.worker_slots,
         lease_seconds=settings.lease_seconds,
         watchdog_seconds=settings.watchdog_seconds,

@@ -7,7 +7,6 @@ that finished a job too early. Any number of workers may do it at once: a job is
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final, cast
 
 from arq.cron import CronJob, cron
@@ -15,7 +14,7 @@ from arq.typing import WorkerCoroutine
 
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ids import RunId
-from runs_domain.ports import Clock, EventLog, Head, Job, JobQueue
+from runs_domain.ports import EventLog, Head, Job, JobQueue
 from workers.faults import tried
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 RECONCILE_SECONDS: Final = 3
 """Between two ticks; with the grace well under the 10 s that a run may be without a job."""
 RESEND_GRACE_SECONDS: Final = 2.0
-"""A run whose last event is younger may just be being sent."""
+"""A run whose last event is younger may just be being sent. The log's clock tells, not ours."""
 PAGE_HEADS_MAX: Final = 500
 TICK_PAGES_MAX: Final = 400
 """The next tick goes on where this one stopped."""
@@ -37,11 +36,10 @@ class ReconcilerCounters:
 
 
 class Reconciler:
-    def __init__(self, log: EventLog, jobs: JobQueue, clock: Clock) -> None:
+    def __init__(self, log: EventLog, jobs: JobQueue) -> None:
         self.counters = ReconcilerCounters()
         self._log = log
         self._jobs = jobs
-        self._clock = clock
         self._after: RunId | None = None
 
     async def tick(self) -> None:
@@ -58,15 +56,16 @@ class Reconciler:
 
     async def _pass(self) -> None:
         for _ in range(TICK_PAGES_MAX):
-            heads = await self._log.open_heads(limit=PAGE_HEADS_MAX, after=self._after)
+            heads = await self._log.open_heads(
+                limit=PAGE_HEADS_MAX, after=self._after, min_age_seconds=RESEND_GRACE_SECONDS
+            )
             await self._resend(heads)
             self._after = heads[-1].run_id if len(heads) == PAGE_HEADS_MAX else None
             if self._after is None:
                 return
 
     async def _resend(self, heads: tuple[Head, ...]) -> None:
-        settled = self._clock.now() - timedelta(seconds=RESEND_GRACE_SECONDS)
-        accounts = {str(h.run_id): str(h.account_id) for h in heads if h.updated_at <= settled}
+        accounts = {str(head.run_id): str(head.account_id) for head in heads}
         lost = await self._jobs.missing("run", list(accounts))
         jobs = [Job(kind="run", id=one, account_id=accounts[one], cause="resent") for one in lost]
         sent = sum(await asyncio.gather(*(self._jobs.send(job) for job in jobs)))

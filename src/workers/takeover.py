@@ -58,7 +58,7 @@ async def recover_stream(held: HeldRun, log: EventLog, chunks: ChunkStream) -> N
     the lost worker had streamed of a step that is not committed."""
     committed = held.cursor.next_index
     try:
-        tail = await chunks.raise_attempt(held.run_id, held.attempt)
+        tail = await chunks.raise_attempt(held.run_id, held.attempt, committed)
     except QueueUnavailable:
         logger.warning("run %s resumes without its live stream: Redis is away", held.run_id)
         tail = None

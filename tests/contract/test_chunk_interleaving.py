@@ -95,7 +95,7 @@ class _Watched:
             case "restart":
                 return await self.chunks.restart(self.run_id, attempt, index, frames)
             case "raise":
-                return await self.chunks.raise_attempt(self.run_id, attempt)
+                return await self.chunks.raise_attempt(self.run_id, attempt, index)
 
     async def check(self) -> object:
         """Each frame stands at its index; no new frame is of an attempt below the raised one."""

@@ -87,19 +87,19 @@ async def test_a_reader_beyond_the_end_is_told_where_the_end_is(chunks: ChunkStr
 
 async def test_invariant_3_a_lower_attempt_writes_nothing(chunks: ChunkStream) -> None:
     await chunks.write(RUN, ONE, 0, [b"a"])
-    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(0, (b"a",), TWO)
+    assert await chunks.raise_attempt(RUN, TWO, 0) == ChunkTail(0, (b"a",), TWO)
 
     with pytest.raises(StaleAttempt):
         await chunks.write(RUN, ONE, 1, [b"late"])
     with pytest.raises(StaleAttempt):
         await chunks.restart(RUN, ONE, 0, [b"late"])
     with pytest.raises(StaleAttempt):
-        await chunks.raise_attempt(RUN, ONE)
+        await chunks.raise_attempt(RUN, ONE, 0)
     assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"a",), TWO)
 
 
 async def test_invariant_3_the_fence_stands_before_the_first_frame(chunks: ChunkStream) -> None:
-    assert await chunks.raise_attempt(RUN, TWO) is None
+    assert await chunks.raise_attempt(RUN, TWO, 0) is None
 
     with pytest.raises(StaleAttempt):
         await chunks.write(RUN, ONE, 0, [b"late"])
@@ -110,7 +110,22 @@ async def test_invariant_3_the_fence_stands_before_the_first_frame(chunks: Chunk
 async def test_raising_an_attempt_twice_gives_the_same_tail(chunks: ChunkStream) -> None:
     await chunks.write(RUN, ONE, 0, [b"a"])
 
-    assert await chunks.raise_attempt(RUN, TWO) == await chunks.raise_attempt(RUN, TWO)
+    assert await chunks.raise_attempt(RUN, TWO, 0) == await chunks.raise_attempt(RUN, TWO, 0)
+
+
+async def test_raising_an_attempt_gives_what_is_there_from_an_index_on(
+    chunks: ChunkStream,
+) -> None:
+    await chunks.restart(RUN, ONE, 5, [b"f", b"g", b"h"])
+
+    for index, tail in (
+        (0, ChunkTail(5, (b"f", b"g", b"h"), TWO)),
+        (5, ChunkTail(5, (b"f", b"g", b"h"), TWO)),
+        (7, ChunkTail(7, (b"h",), TWO)),
+        (8, ChunkTail(8, (), TWO)),
+        (99, ChunkTail(8, (), TWO)),
+    ):
+        assert await chunks.raise_attempt(RUN, TWO, index) == tail
 
 
 async def test_a_higher_attempt_fences_by_writing(chunks: ChunkStream) -> None:
@@ -135,9 +150,9 @@ async def test_more_frames_than_one_call_takes_are_all_there(chunks: ChunkStream
     frames = tuple(b"%d" % number for number in range(2 * FRAMES_PER_CALL_MAX + 1))
     assert await chunks.write(RUN, ONE, 0, frames) is True
 
-    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(0, frames, TWO)
+    assert await chunks.raise_attempt(RUN, TWO, 0) == ChunkTail(0, frames, TWO)
     await chunks.restart(RUN, TWO, 1, frames)
-    assert await chunks.raise_attempt(RUN, TWO) == ChunkTail(1, frames, TWO)
+    assert await chunks.raise_attempt(RUN, TWO, 0) == ChunkTail(1, frames, TWO)
 
 
 async def test_runs_do_not_share_frames(chunks: ChunkStream) -> None:
@@ -170,7 +185,7 @@ async def test_waiting_ends_without_a_change(chunks: ChunkStream) -> None:
 async def test_no_chunk_key_is_without_an_end(redis: Redis) -> None:
     async with pubsub_of(redis) as pubsub:
         chunks = RedisChunks(redis, pubsub)
-        await chunks.raise_attempt(OTHER_RUN, TWO)
+        await chunks.raise_attempt(OTHER_RUN, TWO, 0)
         await chunks.write(RUN, ONE, 0, [b"a"])
         for key in await redis.keys("*"):
             assert 0 < await redis.ttl(key) <= names.CHUNKS_LIVE_SECONDS

@@ -406,6 +406,7 @@ async def test_open_heads_are_given_in_pages_and_ended_runs_leave_them(subject: 
     rest = await subject.log.open_heads(limit=3, after=first[-1].run_id)
 
     assert [head.run_id for head in (*first, *rest)] == sorted(run.run_id for run in runs)
+    assert await subject.log.open_heads(limit=3, min_age_seconds=3600.0) == ()
 
 
 # ------------------------------------------------------------------------------ hashes, content

@@ -165,3 +165,18 @@ def test_a_batch_number_is_handled_once(database: Database) -> None:
     with psycopg.connect(database.url, autocommit=True) as service:
         first = service.execute(call.encode()).fetchone()
         assert service.execute(call.encode()).fetchone() == first
+
+
+async def test_how_old_an_open_run_is_the_databases_clock_tells(database: Database) -> None:
+    async with open_log(Secret(database.url), SECRETS, SystemClock()) as log:
+        old, young = Run(log), Run(log)
+        for run in (old, young):
+            await run.do(run.request())
+        with psycopg.connect(database.admin_url) as admin:
+            admin.execute(
+                "UPDATE run_heads SET updated_at = now() - interval '1 minute' WHERE run_id = %s",
+                [old.run_id],
+            )
+        settled = await log.open_heads(limit=9, min_age_seconds=59.5)
+
+    assert [head.run_id for head in settled] == [old.run_id]

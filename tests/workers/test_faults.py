@@ -27,7 +27,7 @@ async def test_invariant_6_a_tick_that_breaks_shows_arq_nothing_to_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = TestClock()
-    reconciler = Reconciler(MemoryEventLog(SECRETS, clock), MemoryJobs(), clock)
+    reconciler = Reconciler(MemoryEventLog(SECRETS, clock), MemoryJobs())
     monkeypatch.setattr(reconciler, "_pass", broken)
 
     await reconcile_cron(reconciler).coroutine({})

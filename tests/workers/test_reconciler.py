@@ -49,7 +49,7 @@ async def test_invariant_1_a_run_whose_job_was_lost_is_sent_again(
     (run,) = await settled_runs(log, clock, 1)
     jobs = MemoryJobs()
 
-    await Reconciler(log, jobs, clock).tick()
+    await Reconciler(log, jobs).tick()
 
     assert list(jobs.waiting.values()) == [
         Job(kind="run", id=str(run.run_id), account_id=str(run.account_id), cause="resent")
@@ -62,7 +62,7 @@ async def test_a_run_that_has_a_job_is_left_alone(log: MemoryEventLog, clock: Te
     for run in (running, queued):
         await jobs.send(Job(kind="run", id=str(run.run_id), account_id=str(run.account_id)))
     jobs.take()
-    subject = Reconciler(log, jobs, clock)
+    subject = Reconciler(log, jobs)
 
     await subject.tick()
 
@@ -75,7 +75,7 @@ async def test_a_run_that_was_just_appended_to_is_given_time(
     run = Run(log)
     await run.do(run.request())
     jobs = MemoryJobs()
-    subject = Reconciler(log, jobs, clock)
+    subject = Reconciler(log, jobs)
 
     await subject.tick()
     assert ids(jobs) == set()
@@ -94,7 +94,7 @@ async def test_many_reconcilers_at_once_send_a_run_once(
 ) -> None:
     await settled_runs(log, clock, 20)
     jobs = MemoryJobs()
-    subjects = [Reconciler(log, jobs, clock) for _ in range(5)]
+    subjects = [Reconciler(log, jobs) for _ in range(5)]
 
     await asyncio.gather(*(subject.tick() for subject in subjects))
 
@@ -109,7 +109,7 @@ async def test_all_pages_are_looked_at_and_a_long_list_goes_on_at_the_next_tick(
     monkeypatch.setattr(reconciler, "TICK_PAGES_MAX", 3)
     await settled_runs(log, clock, 8)
     jobs = MemoryJobs()
-    subject = Reconciler(log, jobs, clock)
+    subject = Reconciler(log, jobs)
 
     await subject.tick()
     assert len(jobs.waiting) == 6
@@ -124,7 +124,9 @@ async def test_all_pages_are_looked_at_and_a_long_list_goes_on_at_the_next_tick(
 
 class _AwayLog(MemoryEventLog):
     @override
-    async def open_heads(self, *, limit: int, after: RunId | None = None) -> tuple[Head, ...]:
+    async def open_heads(
+        self, *, limit: int, after: RunId | None = None, min_age_seconds: float = 0.0
+    ) -> tuple[Head, ...]:
         raise StoreUnavailable("PostgreSQL is away")
 
 
@@ -135,7 +137,7 @@ class _AwayJobs(MemoryJobs):
 
 
 async def test_a_store_that_is_away_is_counted_and_asked_again(clock: TestClock) -> None:
-    subject = Reconciler(_AwayLog(SECRETS, clock), MemoryJobs(), clock)
+    subject = Reconciler(_AwayLog(SECRETS, clock), MemoryJobs())
 
     await subject.tick()
     await subject.tick()
@@ -147,7 +149,7 @@ async def test_a_queue_that_is_away_is_counted_and_asked_again(
     log: MemoryEventLog, clock: TestClock
 ) -> None:
     await settled_runs(log, clock, 1)
-    subject = Reconciler(log, _AwayJobs(), clock)
+    subject = Reconciler(log, _AwayJobs())
 
     await subject.tick()
 
@@ -157,7 +159,7 @@ async def test_a_queue_that_is_away_is_counted_and_asked_again(
 async def test_the_cron_job_is_named_and_due_every_few_seconds(
     log: MemoryEventLog, clock: TestClock
 ) -> None:
-    job = reconcile_cron(Reconciler(log, MemoryJobs(), clock))
+    job = reconcile_cron(Reconciler(log, MemoryJobs()))
     job.calculate_next(clock.now())
     first = job.next_run
     assert first is not None

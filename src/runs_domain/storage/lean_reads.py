@@ -31,6 +31,7 @@ _HEAD: Final = """
 _HEADS: Final = f"{_HEAD} WHERE run_id = ANY(%b::uuid[])"
 _HEADS_OF_CHATS: Final = f"{_HEAD} WHERE chat_id = ANY(%b::uuid[]) ORDER BY requested_position"
 _OPEN_HEADS: Final = f"""{_HEAD} WHERE open AND (%b::uuid IS NULL OR run_id > %b::uuid)
+    AND updated_at <= now() - make_interval(secs => %b::double precision)
     ORDER BY run_id LIMIT %b::bigint"""
 
 
@@ -52,8 +53,10 @@ class LeanReads:
     async def heads_of_chat(self, chat_id: ChatId) -> Sequence[Head]:
         return await self._chats.get(chat_id) or ()
 
-    async def open_heads(self, limit: int, after: RunId | None) -> Sequence[Head]:
-        rows = await self._connection.fetch(_OPEN_HEADS, (after, after, limit))
+    async def open_heads(
+        self, limit: int, after: RunId | None, min_age_seconds: float
+    ) -> Sequence[Head]:
+        rows = await self._connection.fetch(_OPEN_HEADS, (after, after, min_age_seconds, limit))
         return [_head(row) for row in rows]
 
     async def _fetch_streams(

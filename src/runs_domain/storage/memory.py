@@ -112,12 +112,13 @@ class MemoryEventLog:
         heads = (head for head in self._heads.values() if head.chat_id == chat_id)
         return tuple(sorted(heads, key=lambda head: head.requested_position))
 
-    async def open_heads(self, *, limit: int, after: RunId | None = None) -> tuple[Head, ...]:
-        heads = sorted(
-            (h for h in self._heads.values() if h.open and (after is None or h.run_id > after)),
-            key=lambda head: head.run_id,
-        )
-        return tuple(heads[:limit])
+    async def open_heads(
+        self, *, limit: int, after: RunId | None = None, min_age_seconds: float = 0.0
+    ) -> tuple[Head, ...]:
+        settled = self._clock.now() - timedelta(seconds=min_age_seconds)
+        heads = (head for head in self._heads.values() if head.open and head.updated_at <= settled)
+        in_order = sorted(heads, key=lambda head: head.run_id)
+        return tuple(head for head in in_order if after is None or head.run_id > after)[:limit]
 
     async def follow(self, after: Position) -> AsyncGenerator[Sequence[Recorded], None]:
         while True:

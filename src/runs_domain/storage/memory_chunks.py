@@ -36,12 +36,13 @@ class MemoryChunks(ChunkStream):
         self._streams.clear()
 
     @override
-    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt, index: int) -> ChunkTail | None:
         stream = self._not_stale(run_id, attempt)
         stream.attempt = attempt
         if stream.base is None:
             return None
-        return ChunkTail(stream.base, tuple(stream.frames), attempt)
+        first = min(max(index, stream.base), stream.next)
+        return ChunkTail(first, tuple(stream.frames[first - stream.base :]), attempt)
 
     @override
     async def write(

@@ -92,8 +92,10 @@ class PostgresEventLog:
     async def heads_of_chat(self, chat_id: ChatId) -> tuple[Head, ...]:
         return tuple(await self._reads.heads_of_chat(chat_id))
 
-    async def open_heads(self, *, limit: int, after: RunId | None = None) -> tuple[Head, ...]:
-        return tuple(await self._reads.open_heads(limit, after))
+    async def open_heads(
+        self, *, limit: int, after: RunId | None = None, min_age_seconds: float = 0.0
+    ) -> tuple[Head, ...]:
+        return tuple(await self._reads.open_heads(limit, after, min_age_seconds))
 
     async def follow(self, after: Position) -> AsyncGenerator[Sequence[Recorded], None]:
         """Outlives lost connections: it warns and reads on from where it was."""

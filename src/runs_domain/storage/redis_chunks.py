@@ -33,19 +33,20 @@ class RedisChunks(ChunkStream):
         self._pubsub = pubsub
 
     @override
-    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> ChunkTail | None:
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt, index: int) -> ChunkTail | None:
         reply = await _RAISE(self._redis, _keys(run_id), (attempt, names.CHUNKS_LIVE_SECONDS))
         _refuse_stale(reply, run_id, attempt)
         if not reply:
             return None
         base, length = reply
+        first = min(max(index, base), base + length)
         frames: list[bytes] = []
-        while len(frames) < length:
-            page = await self._read(run_id, base + len(frames), FRAMES_PER_CALL_MAX)
+        while first + len(frames) < base + length:
+            page = await self._read(run_id, first + len(frames), FRAMES_PER_CALL_MAX)
             if len(page) <= _HEAD:  # wiped meanwhile
                 return None
             frames += page[_HEAD:]
-        return ChunkTail(base, tuple(frames), attempt)
+        return ChunkTail(first, tuple(frames), attempt)
 
     @override
     async def write(
