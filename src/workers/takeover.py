@@ -66,12 +66,15 @@ async def recover_stream(held: HeldRun, log: EventLog, chunks: ChunkStream) -> N
         held.writer.begin(held.attempt, committed, written=committed)
         return
     there = tail.first + len(tail.frames)
+    if tail.first > committed:  # the log has less than was sent: it went back in time
+        held.writer.begin_anew(held.attempt, committed)
+        return
     if there < committed:
         missing = await _committed_frames(held.run_id, log, there)
         held.writer.begin(held.attempt, there, written=there, frames=missing)
         held.writer.commit(committed)
         return
-    sent = tail.frames[max(0, committed - tail.first) :]
+    sent = tail.frames
     held.writer.begin(held.attempt, committed, written=there, frames=sent)
     try:
         recorder = _recorder_of(held, sent)

@@ -99,6 +99,20 @@ class TestInvariant1NoRunIsImmortal:
 
         assert (await world.tags())[-3:] == END
 
+    async def test_a_stream_that_begins_beyond_what_the_log_has_is_begun_anew(self) -> None:
+        model = Waiting()
+        world = World(model)
+        await crash(world, model)
+        tail = await world.chunks.read(RUN, 0, count=100)
+        assert tail is not None
+        await world.chunks.restart(RUN, Attempt(1), 10, tail.frames)
+        model.go_on.set()
+
+        assert await world.drive(redelivered=True)
+
+        assert (await world.tags()).count("message_persisted") == 1
+        assert await world.live_frames() == list(frames_of(RUN, await world.events()))
+
     async def test_an_account_erased_in_mid_run_lets_its_run_end(self) -> None:
         model = Waiting()
         world = World(model)
