@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ from runs_domain.ports import Recorded
 from runs_domain.run import fold, status_of
 from runs_domain.settings import Secret
 from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.lean_reads import STREAMS_PER_QUERY_MAX
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.recorder import EventMapper, stock_recorder
 from tests.support.log_streams import SECRETS, Run
@@ -180,3 +182,24 @@ async def test_how_old_an_open_run_is_the_databases_clock_tells(database: Databa
         settled = await log.open_heads(limit=9, min_age_seconds=59.5)
 
     assert [head.run_id for head in settled] == [old.run_id]
+
+
+async def test_invariant_12_one_query_fetches_few_streams_however_many_are_asked_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams have megabytes: by hundreds, one answer would fill the memory."""
+    async with open_log(Secret(database.url), SECRETS, SystemClock()) as log:
+        runs = [Run(log) for _ in range(40)]
+        for run in runs:
+            await run.do(run.request())
+        fetch, asked = log._connection.fetch, list[int]()
+
+        async def counted(sql: str, values: Any) -> Any:
+            asked.append(len(values[0]))
+            return await fetch(sql, values)
+
+        monkeypatch.setattr(log._connection, "fetch", counted)
+        streams = await asyncio.gather(*(log.read_outline(run.run_id) for run in runs))
+
+    assert [stream[0].run_id for stream in streams] == [run.run_id for run in runs]
+    assert max(asked) <= STREAMS_PER_QUERY_MAX < len(runs)

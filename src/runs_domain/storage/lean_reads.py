@@ -12,6 +12,9 @@ from runs_domain.storage.coalesce import Coalescer
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import ReconnectingConnection
 
+STREAMS_PER_QUERY_MAX: Final = 8
+"""A stream may have many megabytes, and an answer is in memory as a whole, in more than one copy."""
+
 StreamKey: TypeAlias = tuple[RunId, Version]
 """A run, and the version after which to read."""
 
@@ -40,7 +43,9 @@ class LeanReads:
 
     def __init__(self, connection: ReconnectingConnection) -> None:
         self._connection = connection
-        self._streams: Coalescer[StreamKey, list[StoredRow]] = Coalescer(self._fetch_streams)
+        self._streams: Coalescer[StreamKey, list[StoredRow]] = Coalescer(
+            self._fetch_streams, batch_keys_max=STREAMS_PER_QUERY_MAX
+        )
         self._heads: Coalescer[RunId, Head] = Coalescer(self._fetch_heads)
         self._chats: Coalescer[ChatId, list[Head]] = Coalescer(self._fetch_chats)
 
