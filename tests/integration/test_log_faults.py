@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from msgspec.structs import replace
+from typing_extensions import override
 
 from runs_domain import commands as c
 from runs_domain.errors import AppendRefused, StoreUnavailable, VersionConflict
@@ -120,6 +121,45 @@ async def test_invariant_3_of_two_equal_takeovers_one_is_told_that_it_lost_also_
         with pytest.raises(VersionConflict):
             await run.append(same)
         assert proxy.faults == 1
+
+
+class HeldClock(SystemClock):
+    """Pauses end when they are let."""
+
+    def __init__(self) -> None:
+        self.pauses = 0
+        self.go_on = asyncio.Event()
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        self.pauses += 1
+        await self.go_on.wait()
+
+
+async def test_appends_that_were_in_doubt_and_given_up_slow_down_no_others(
+    database: Database,
+) -> None:
+    clock = HeldClock()
+    async with (
+        FaultProxy(database.url) as proxy,
+        open_log(Secret(proxy.url), SECRETS, clock, append_wait_seconds=30.0) as log,
+    ):
+        runs = [Run(log) for _ in range(12)]
+        for run in runs:
+            await run.start()
+        proxy.arm("lose_request")
+        given_up = [asyncio.ensure_future(run.do(take_over(run))) for run in runs[:4]]
+        await until(lambda: clock.pauses == 1)
+        for append in given_up:
+            append.cancel()
+        await asyncio.wait(given_up)
+        before = log._appender._receipts.number
+        others = asyncio.gather(*(run.do(take_over(run)) for run in runs[4:]))
+        await until(lambda: len(log._appender._queue) == 12)
+        clock.go_on.set()
+        await others
+
+        assert log._appender._receipts.number == before + 1
 
 
 async def test_a_request_that_the_server_still_works_on_is_settled_not_sent_twice(

@@ -20,6 +20,7 @@ import msgspec
 import psycopg
 
 from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.faults import log_fault
 from runs_domain.ids import ChatId, Position, RunId
 from runs_domain.ports import BEFORE_FIRST, Clock
 from runs_domain.settings import Secret
@@ -105,8 +106,6 @@ class Appender:
         self._queued_appends_max = queued_appends_max
         self._receipts = Receipts(self._connection)
         self._queue: deque[_Waiting] = deque()
-        self._alone = 0
-        """How many appends go alone: one of them may be what broke the connection."""
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -161,17 +160,19 @@ class Appender:
 
     def _take(self) -> list[_Waiting]:
         """The next batch: in the queue's order, within the limits, and no stream, nor a chat that
-        begins a run, twice.
+        begins a run, twice. An append that was in doubt goes alone: it may be what broke the
+        connection.
         """
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
         taken: set[RunId | ChatId] = set()
         size = 0
-        appends_max = 1 if self._alone else BATCH_APPENDS_MAX
-        while self._queue and len(batch) < appends_max and size < BATCH_BYTES_MAX:
+        while self._queue and len(batch) < BATCH_APPENDS_MAX and size < BATCH_BYTES_MAX:
             one = self._queue.popleft()
             if one.given_up:
                 continue
+            if one.doubts and not batch:  # they are at the queue's front
+                return [one]
             append = one.encoded.append
             mine: set[RunId | ChatId] = {append.run_id}
             if append.expected_version == BEFORE_FIRST:
@@ -183,7 +184,6 @@ class Appender:
             size += one.encoded.size
             batch.append(one)
         self._queue.extendleft(reversed(left))
-        self._alone = max(0, self._alone - len(batch))
         return batch
 
     async def _commit_or_fail(self, batch: Sequence[_Waiting]) -> None:
@@ -191,8 +191,7 @@ class Appender:
         try:
             await self._commit(batch)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the writer
-            # Without the trace: the error's text may quote what the append holds.
-            _log.error("a batch of %d appends failed: %s", len(batch), type(error).__name__)
+            log_fault(_log, f"a batch of {len(batch)} appends failed", error)
             self._fail(batch, StoreUnavailable(f"the commit failed: {type(error).__name__}"))
         except BaseException:
             self._fail(batch, StoreUnavailable("the appender was stopped; nothing is known"))
@@ -243,13 +242,12 @@ class Appender:
                 await self._clock.sleep(RECONNECT_PAUSE_SECONDS)
 
     async def _again(self, batch: Sequence[_Waiting]) -> None:
-        """Nothing of the batch landed: its appends go first, one by one."""
+        """Nothing of the batch landed: its appends go first, each alone."""
         for one in batch:
             one.doubts += 1
             if one.doubts >= DOUBTS_MAX:
                 one.fail(StoreUnavailable(f"{DOUBTS_MAX} commits were lost; nothing landed"))
         self._queue.extendleft(reversed(batch))
-        self._alone = len(batch)
         await self._clock.sleep(RECONNECT_PAUSE_SECONDS)
 
     async def _refuse_or_split(self, batch: Sequence[_Waiting], error: Exception) -> None:
@@ -278,8 +276,8 @@ class Appender:
         if landed and self._on_commit is not None:
             try:
                 self._on_commit(Commit(tuple(landed), last))
-            except Exception:  # noqa: BLE001 - a hook must not stop the writer
-                _log.exception("on_commit failed; the commit stands")
+            except Exception as error:  # noqa: BLE001 - a hook must not stop the writer
+                log_fault(_log, "on_commit failed; the commit stands", error)
 
     def _fail(self, appends: Iterable[_Waiting], error: StoreUnavailable) -> None:
         for one in appends:

@@ -13,7 +13,7 @@ from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import ReconnectingConnection
 
 STREAMS_PER_QUERY_MAX: Final = 8
-"""A stream may have many megabytes, and an answer is in memory as a whole, in more than one copy."""
+"""A stream may have many megabytes, and an answer is in memory as a whole, more than once."""
 
 StreamKey: TypeAlias = tuple[RunId, Version]
 """A run, and the version after which to read."""
