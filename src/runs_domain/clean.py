@@ -1,7 +1,7 @@
 """Model and tool output as it may be stored and streamed. PostgreSQL's text and jsonb refuse
-U+0000, UTF-8 a lone surrogate: both become U+FFFD. The AI SDK's clients end a stream at a key that
-could change a JavaScript prototype: it gets a U+FFFD in front. Input from clients is not cleaned
-but refused (`messages`).
+U+0000, UTF-8 a lone surrogate: both become U+FFFD; two halves side by side become their character.
+The AI SDK's clients end a stream at a key that could change a JavaScript prototype: it gets a
+U+FFFD in front. Input from clients is not cleaned but refused (`messages`).
 """
 
 import re
@@ -12,7 +12,10 @@ UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
-    return UNSTORABLE.sub(REPLACEMENT, text)
+    if UNSTORABLE.search(text) is None:
+        return text
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return whole.replace("\0", REPLACEMENT)
 
 
 def clean_key(key: str, value: Any) -> str:

@@ -10,7 +10,9 @@ from typing import Final
 
 from runs_domain.closing import CANCELLED, error_part
 from runs_domain.events import Json
+from runs_domain.frames import TOOL_PREFIX, tool_name
 
+DYNAMIC_TOOL: Final = "dynamic-tool"
 DENIED: Final = "The user refused this call"
 FINAL_STATES: Final = frozenset({"output-available", "output-error"})
 
@@ -35,13 +37,12 @@ def messages_for_model(
 
 def is_tool_part(part: Json) -> bool:
     kind: str = part["type"]
-    return kind == "dynamic-tool" or kind.startswith("tool-")
+    return kind == DYNAMIC_TOOL or kind.startswith(TOOL_PREFIX)
 
 
-def tool_name(part: Json) -> str:
-    """The name in a tool part's `type`, or its `toolName` if the type has none."""
-    kind: str = part["type"]
-    return str(part["toolName"]) if kind == "dynamic-tool" else kind.removeprefix("tool-")
+def called_tool(part: Json) -> str:
+    """The name of a tool part, also of one whose type does not tell it."""
+    return str(part["toolName"]) if part["type"] == DYNAMIC_TOOL else tool_name(part)
 
 
 def _shown(message: Json, parts: Iterable[Json]) -> Json:

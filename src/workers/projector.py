@@ -6,7 +6,7 @@ may be a moment late.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from runs_domain.errors import StoreUnavailable
@@ -16,6 +16,7 @@ from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.projection import FoldFailed, Projection
 from runs_domain.storage.runs_view import RunsView
 from runs_domain.storage.sealing import DataKeys
+from runs_domain.storage.waking import Wait
 
 BATCH_EVENTS_MAX: Final = 2000
 BATCH_INTERVAL_SECONDS: Final = 0.1
@@ -26,9 +27,6 @@ RETRY_SECONDS: Final = 0.5
 """Between two tries while PostgreSQL is away."""
 STOPPED_RETRY_SECONDS: Final = 30.0
 """Between two tries of an event that a view cannot take."""
-
-Wait = Callable[[float], Awaitable[None]]
-"""Returns when there may be something new, after so many seconds at the latest."""
 
 _logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs_domain.events import Json
-from runs_domain.history import is_tool_part, messages_for_model, tool_name
+from runs_domain.history import called_tool, is_tool_part, messages_for_model
 from runs_domain.messages import validate_messages
 
 START = {"type": "step-start"}
@@ -80,8 +80,8 @@ def test_a_dynamic_tool_keeps_its_name_when_it_is_closed() -> None:
 
     [shown] = messages_for_model([message("assistant", open_call)], ())
 
-    assert tool_name(shown["parts"][0]) == "x"
-    assert tool_name(call("input-available")) == "bash"
+    assert called_tool(shown["parts"][0]) == "x"
+    assert called_tool(call("input-available")) == "bash"
 
 
 def test_the_given_messages_are_not_changed() -> None:

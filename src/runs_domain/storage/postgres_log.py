@@ -1,7 +1,7 @@
 """`ports.EventLog` over PostgreSQL: the appender writes, the lean reads read, the codec between."""
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,6 +18,7 @@ from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.lean_reads import LeanReads, rows_after
 from runs_domain.storage.sealing import DataKey, DataKeys
+from runs_domain.storage.waking import Wait
 
 FOLLOW_BATCH_EVENTS_MAX: Final = 500
 FOLLOW_SECONDS_MAX: Final = 10.0
@@ -27,9 +28,6 @@ FOLLOW_POLL_SECONDS: Final = 0.1
 FOLLOW_RETRY_SECONDS: Final = 0.5
 READ_SETTINGS: Final = {"enable_seqscan": "off", "jit": "off"}
 """A plan made while the tables were small must not scan them when they have grown."""
-
-Wait = Callable[[float], Awaitable[None]]
-"""Returns when there may be something new, after so many seconds at the latest."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,10 @@
 """Waiting for something to happen, with a limit to how long."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+
+Wait = Callable[[float], Awaitable[None]]
+"""Returns when there may be something new, after so many seconds at the latest."""
 
 
 async def wait_for(event: asyncio.Event, timeout_seconds: float) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 
 from runs_domain.errors import ModelRejected
 from runs_domain.events import Json
-from runs_domain.history import is_tool_part, tool_name
+from runs_domain.history import called_tool, is_tool_part
 from runs_domain.model_port import ToolSpec
 
 
@@ -93,7 +93,7 @@ def _assistant(step: Sequence[Json]) -> list[Json]:
                 {
                     "id": part["toolCallId"],
                     "type": "function",
-                    "function": {"name": tool_name(part), "arguments": _arguments(part)},
+                    "function": {"name": called_tool(part), "arguments": _arguments(part)},
                 }
                 for part in calls
             ],

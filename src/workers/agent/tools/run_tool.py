@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from runs_domain.clean import clean_key
+from runs_domain.clean import clean_key, clean_text
 from runs_domain.errors import RunledgerError, SandboxError, SandboxNotFound
 from runs_domain.events import Json
 from workers.agent.tools.registry import Tools
@@ -110,13 +110,7 @@ def _result(name: str, task: asyncio.Task[Json]) -> ToolResult:
 
 
 def _failed(origin: ErrorOrigin, text: str) -> ToolResult:
-    return ToolResult(error=ToolError(origin=origin, text=_clean(text)))
-
-
-def _clean(text: str) -> str:
-    """What PostgreSQL and JSON can hold: no U+0000, no half of a surrogate pair."""
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return ToolResult(error=ToolError(origin=origin, text=clean_text(text)))
 
 
 def _cleaned(value: Any, depth: int = 0) -> Any:
@@ -124,10 +118,10 @@ def _cleaned(value: Any, depth: int = 0) -> Any:
         raise ToolFailed(f"The output is nested deeper than {DEPTH_MAX} levels.")
     match value:
         case str():
-            return _clean(value)
+            return clean_text(value)
         case dict():
             return {
-                clean_key(_clean(str(key)), inner): _cleaned(inner, depth + 1)
+                clean_key(str(key), inner): _cleaned(inner, depth + 1)
                 for key, inner in value.items()
             }
         case list() | tuple():
