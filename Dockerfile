@@ -1,4 +1,4 @@
-# One image for API, worker, projector and migrations; not built where it was written.
+# One image for API, worker, projector and migrations; not built yet.
 FROM python:3.13-slim AS build
 WORKDIR /app
 RUN python -m venv /opt/runledger
@@ -18,6 +18,7 @@ RUN apt-get update \
     && install --directory --owner=runledger --mode=0700 /var/lib/runledger
 COPY --from=build /opt/runledger /opt/runledger
 COPY deploy /app/deploy
+COPY scripts/keys.py /app/scripts/
 ENV PATH=/opt/runledger/bin:$PATH PYTHONUNBUFFERED=1
 USER runledger
 WORKDIR /app

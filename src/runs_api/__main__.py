@@ -17,7 +17,7 @@ from runs_domain.storage.connection import check_urls
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="runs_api", description="The HTTP API of Runledger.")
+    parser = argparse.ArgumentParser(prog="runledger api", description="The HTTP API of Runledger.")
     parser.add_argument("--port-file", type=Path, help="written once requests are answered")
     options = parser.parse_args(arguments)
     try:

@@ -25,7 +25,7 @@ HEAD_SECONDS: Final = 1.0
 WOKEN_HEAD_SECONDS: Final = 0.25
 """The same after a wake that brought no chunk: most likely the run has ended."""
 KEEP_ALIVE_SECONDS: Final = 10.0
-"""WIRE asks for a comment every 15 s at least."""
+"""Proxies drop connections that are silent for longer; clients expect a word every 15 s."""
 FRAMES_LOST: Final = "The connection to the run was lost. Reload to continue."
 
 FINISH_PREFIX: Final = b'{"type":"finish",'

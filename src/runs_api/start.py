@@ -108,7 +108,11 @@ def _command(
 ) -> RequestRun:
     model = asked.model or deps.default_model
     if not deps.is_served(model):
-        raise invalid(("model",), "no such model is served here", code="unknown_model")
+        raise invalid(
+            ("model",),
+            "no such model is served here; RUNLEDGER_MODEL_BASE_URL brings a gateway's",
+            code="unknown_model",
+        )
     return RequestRun(
         account_id=subject.account_id,
         actor=auth.actor_of(credential),

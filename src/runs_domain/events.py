@@ -73,6 +73,7 @@ class Requested(Struct, frozen=True):
     artist_id: str | None = None
     organization_id: AccountId | None = None
     credits_reserved: int = 0
+    """Nothing sets it before there are credits; likewise `credits_charged` of the endings."""
     retry_of: str | None = None
     """The dead run that this one repeats."""
     title: str = ""

@@ -1,6 +1,7 @@
 """The workers' one wiring place: settings in, a running process out."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -38,6 +39,8 @@ from workers.stream_worker import StreamWorker
 
 LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 """An address that means all of them is none to connect to."""
+
+logger = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings) -> None:
@@ -128,6 +131,7 @@ def api_base_url(settings: Settings) -> str:
 
 
 async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is arq's
+    logger.info("takes jobs")
     notify.ready(os.environ)
 
 

@@ -1,4 +1,4 @@
-"""`runledger`: the processes, for compose.yaml and by hand. Ops and audit live in `scripts/`."""
+"""The processes of Runledger, one a command. Accounts and keys are set up by scripts/keys.py."""
 
 import argparse
 import asyncio
@@ -74,7 +74,8 @@ def _migrate(_: list[str]) -> int:
     url = _settings().admin_database_url
     if not url:
         raise BadSettings("RUNLEDGER_ADMIN_DATABASE_URL is not set: migrations need the owner")
-    migrate(url.reveal())
+    applied = migrate(url.reveal())
+    sys.stdout.write(f"applied: {', '.join(applied)}\n" if applied else "nothing to apply\n")
     return 0
 
 

@@ -78,7 +78,7 @@ def message(**changes: Any) -> dict[str, Any]:
 async def test_a_bad_value_is_named_by_its_path_and_nothing_happens(
     body: dict[str, Any], path: list[Any]
 ) -> None:
-    """Build 7's body rules, value by value (L-12)."""
+    """The rules of the body, value by value (L-12)."""
     api = Api()
     refused(await api.post(RUNS, body), 400, "invalid_body", path)
     await api.nothing_happened()

@@ -141,7 +141,7 @@ def test_the_reader_knows_the_last_chunk_when_it_sees_it(reason: Any) -> None:
 
 
 async def test_after_the_end_each_position_gets_the_rest_or_204() -> None:
-    """Never an empty 200 (WIRE.md §3, rule 3)."""
+    """Never an empty 200."""
     api = Api()
     run = await api.start()
     await run.complete("a b c")

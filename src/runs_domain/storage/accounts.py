@@ -23,6 +23,9 @@ INSERT INTO accounts (account_id, kind, name) VALUES (%s, %s, %s)
 ON CONFLICT (account_id) DO UPDATE SET name = EXCLUDED.name
 RETURNING account_id
 """
+_EXISTS: Final = """
+SELECT FROM accounts WHERE account_id = %s AND (%s::text IS NULL OR kind = %s)
+"""
 _ADD_MEMBER: Final = """
 INSERT INTO org_members (org_id, member_id)
 SELECT org.account_id, member.account_id
@@ -78,6 +81,10 @@ class Accounts:
         account = account_id or new_account_id()
         await self._owner.fetch(_CREATE_ACCOUNT, (account, kind, name))
         return account
+
+    async def exists(self, account_id: AccountId, kind: AccountKind | None = None) -> bool:
+        """With `kind`: and is of that kind."""
+        return bool(await self._owner.fetch(_EXISTS, (account_id, kind, kind)))
 
     async def add_member(self, org_id: AccountId, member_id: AccountId) -> None:
         """From now on the organisation may act for the member, if both exist."""

@@ -53,6 +53,12 @@ PAST_THE_END: Final = PlaybookCall()
 _PATH: Final = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
+SHAPE: Final = (
+    'it reads {"calls": [{"text", "delta_ms", "tools": [{"name", "input"}], "error", "times",'
+    ' "usage": {"inputTokens", "outputTokens"}}]}, and every field may be left out'
+)
+
+
 def parse_playbook(text: str) -> Playbook:
     """Cleaned as any model output. Raises ModelRejected, which names the first bad place alone."""
     try:
@@ -60,6 +66,6 @@ def parse_playbook(text: str) -> Playbook:
     except msgspec.ValidationError as error:
         found = _PATH.search(str(error))
         place = found["path"] if found else "its top level"
-        raise ModelRejected(f"The playbook is not valid at {place}") from None
+        raise ModelRejected(f"The playbook is not valid at {place}: {SHAPE}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise ModelRejected("The playbook, which is the last user text, is not JSON") from None

@@ -23,6 +23,7 @@ class Ended(NamedTuple):
     status: str
     history: list[dict[str, Any]]
     messages: list[dict[str, Any]]
+    error: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -30,6 +31,7 @@ class Ended(NamedTuple):
             "status": self.status,
             "events": [event["type"] for event in self.history],
             "messages": self.messages,
+            **({} if self.error is None else {"error": self.error}),
             "text": "".join(
                 part["text"]
                 for message in self.messages
@@ -77,9 +79,11 @@ class Client:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {started['runId']} did not end in {END_SECONDS_MAX:g} s")
             time.sleep(LOOK_AGAIN_SECONDS)
+        seen = self._get(run)
         return Ended(
             started=started,
-            status=self._get(run)["status"],
+            status=seen["status"],
+            error=seen.get("error"),
             history=history,
             messages=self._get(f"/api/chats/{started['chatId']}/messages")["data"],
         )

@@ -46,6 +46,7 @@ def interrupted_once() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        _say("stopping; steps in hand have a few seconds to end")
         raise KeyboardInterrupt
 
     before = {

@@ -163,7 +163,13 @@ class Stack:
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
         self._restarts[name] += 1
         if name in self._workers:
-            self._give_up(name, f"{name} was {how}; the others take over its runs")
+            left = set(self._workers) - self._given_up - {name}
+            follows = (
+                "the others take over its runs"
+                if left
+                else "none is left: runs wait until one joins, or this stack is started again"
+            )
+            self._give_up(name, f"{name} was {how}; {follows}")
             return
         if self._restarts[name] > RESTARTS_MAX:
             times = self._restarts[name]

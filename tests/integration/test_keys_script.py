@@ -1,0 +1,80 @@
+"""`scripts/keys.py`: from an empty database to a key that the API takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid5
+
+import pytest
+
+from runs_domain.keys import ServerSecrets
+from runs_domain.settings import Secret
+from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.credentials import Credentials
+from tests.support.builders import ACCOUNT
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "keys.py"
+SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
+SECONDS_MAX = 30
+
+
+@pytest.fixture
+def keys(database: Any, redis_url: str) -> Any:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RUNLEDGER_DATABASE_URL": database.url,
+        "RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url,
+        "RUNLEDGER_REDIS_URL": redis_url,
+        "RUNLEDGER_SECRET": SERVER_KEYS,
+    }
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(  # noqa: S603 - our own argv
+            [sys.executable, str(SCRIPT), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS_MAX,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout.strip() or done.stderr.strip()
+
+    return run
+
+
+async def test_an_account_gets_a_key_that_is_good_until_it_is_revoked(
+    keys: Any, database: Any
+) -> None:
+    account = keys("account", "Ada")
+    key_id, raw = keys("mint", account, "--days", "1").split()
+    connection = ReconnectingConnection(Secret(database.url), name="test")
+    secrets = ServerSecrets({1: Secret(SERVER_KEYS)}, current=1)
+    credentials = Credentials(connection, secrets, "recoup_sk_")
+    try:
+        credential = await credentials.look_up(raw)
+        assert credential is not None
+        assert str(credential.account_id) == account
+
+        keys("revoke", account, key_id)
+        assert await credentials.look_up(raw) is None
+    finally:
+        await connection.close()
+
+
+def test_an_organisation_acts_for_a_member_until_that_ends(keys: Any) -> None:
+    org, member = keys("account", "Label", "--org"), keys("account", "Ada")
+    assert keys("member", org, member) == ""
+    assert keys("member", org, member, "--end") == ""
+    assert "no such membership" in keys("member", org, member, "--end", code=1)
+    assert "no such organisation" in keys("member", member, org, code=1)
+
+
+def test_what_does_not_exist_is_said_so_and_changes_nothing(keys: Any) -> None:
+    stranger = str(uuid5(ACCOUNT, "stranger"))
+    assert "no such account" in keys("mint", stranger, code=1)
+    assert "no such key" in keys("revoke", stranger, stranger, code=1)
+    account = keys("account", "Ada")
+    assert "1 to 3650" in keys("mint", account, "--days", "0", code=1)
