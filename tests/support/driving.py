@@ -158,6 +158,21 @@ class World:
         job = Job(kind="run", id=str(RUN), account_id=str(ACCOUNT), cause=cause)
         return await self.driver().drive(job, redelivered=redelivered, stopping=stop)
 
+    async def lose_worker_in(self, tool: Note) -> None:
+        """A worker drives the run until `tool` is at work, and dies there."""
+        at_work = asyncio.Event()
+
+        async def before(_: str) -> None:
+            at_work.set()
+            await asyncio.Event().wait()
+
+        tool.before = before
+        driving = asyncio.create_task(self.drive())
+        await at_work.wait()
+        driving.cancel()
+        await asyncio.wait({driving})
+        tool.before = None
+
     async def recorded(self) -> tuple[Recorded, ...]:
         return await self.log.read(RUN)
 

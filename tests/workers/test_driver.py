@@ -374,19 +374,7 @@ async def test_redis_wiped_in_mid_step_gets_the_open_step_again() -> None:
 async def test_invariant_2_a_started_call_without_a_result_is_never_run_again() -> None:
     world = World()
     await world.request(playbook(note("pay"), {"text": "done"}), PLAYBOOK)
-    started = asyncio.Event()
-
-    async def before(_: str) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    world.note.before = before
-    driving = asyncio.create_task(world.drive())
-    await started.wait()
-    driving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await driving
-    world.note.before = None
+    await world.lose_worker_in(world.note)
 
     await world.drive(redelivered=True)
 
@@ -400,19 +388,7 @@ async def test_invariant_2_a_started_call_without_a_result_is_never_run_again() 
 async def test_a_repeatable_call_is_run_again() -> None:
     world = World()
     await world.request(playbook(note("x", tool="look"), {"text": "done"}), PLAYBOOK)
-    started = asyncio.Event()
-
-    async def before(_: str) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    world.look.before = before
-    driving = asyncio.create_task(world.drive())
-    await started.wait()
-    driving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await driving
-    world.look.before = None
+    await world.lose_worker_in(world.look)
 
     await world.drive(redelivered=True)
 

@@ -311,17 +311,7 @@ async def test_I_28_a_history_that_cannot_be_read_does_not_stop_the_watch_for_ca
 async def test_I_30_a_call_that_ran_is_never_said_not_to_have_run() -> None:
     world = World()
     await world.request(one_note(), PLAYBOOK)
-    started = asyncio.Event()
-
-    async def before(_: str) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    world.note.before = before
-    driving = asyncio.create_task(world.drive())
-    await started.wait()
-    driving.cancel()
-    await asyncio.wait({driving})
+    await world.lose_worker_in(world.note)
     for attempt in range(2, 7):  # five workers are lost before they do anything
         await handle(world.log, RUN, resume(attempt), world.context("worker:lost"))
     await world.drive(redelivered=True)
