@@ -7,6 +7,7 @@ at `plan:<job id>` says: `end`, `hold` (until the list `gate:<job id>` has somet
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
 import redis
@@ -59,10 +60,10 @@ class NotingJob:
         while not delivery.stopping.is_set():
             if await self._redis.exists(gate_key(job.id)):
                 return True
-            try:
-                await asyncio.wait_for(delivery.stopping.wait(), 0.02)
-            except TimeoutError:
-                continue
+            # Not wait_for: on Python 3.11 it can swallow a cancel that meets its time-out.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await delivery.stopping.wait()
         return False
 
     async def _note(self, what: str) -> None:
