@@ -584,6 +584,7 @@ async def test_a_group_that_is_destroyed_under_a_worker_is_made_again(
     async with working(redis_url, desk) as worker:
         await jobs.send(job(1))
         await until(lambda: len(desk.ended) == 1)
+        await until(lambda: _idle(redis))  # else the first job may rightly come again
         await redis.xgroup_destroy(names.JOB_STREAM, names.GROUP)
         await until(lambda: worker.counters.redis_failures)
         await jobs.send(job(2))

@@ -21,6 +21,7 @@ NOTES: Final = "test:notes"
 STAY: Final = "test:stay"
 """A job that was blocked waits for something in this list before it ends, if it is given time."""
 ASK_SECONDS: Final = 2
+ASKS_MAX: Final = 15
 
 
 def plan_key(job_id: str) -> str:
@@ -45,7 +46,9 @@ class NotingJob:
             if plan == b"block":
                 while not self._sync.exists(gate_key(job.id)):
                     pass
-                await self._redis.blpop([STAY], timeout=ASK_SECONDS)
+                for _ in range(ASKS_MAX):
+                    if await self._redis.blpop([STAY], timeout=ASK_SECONDS):
+                        break
             elif plan == b"hold":
                 done = await self._hold(job, delivery)
                 await self._note("done" if done else "stopped")
