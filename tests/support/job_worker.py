@@ -70,7 +70,8 @@ class NotingJob:
         return False
 
     async def _note(self, what: str) -> None:
-        await self._redis.rpush(NOTES, f"{self._name} {what}")
+        # The blocking client: the other's connection may just have been cut off by a cancel.
+        self._sync.rpush(NOTES, f"{self._name} {what}")
 
 
 async def main(url: str, name: str, lease_seconds: float, watchdog_seconds: float) -> None:
