@@ -8,9 +8,9 @@ from typing import Final
 
 from runs_domain import events
 from runs_domain.errors import StoreUnavailable
+from runs_domain.faults import log_fault
 from runs_domain.ports import Clock, EventLog
 from runs_domain.storage.redis_push import CancelPushes
-from workers.faults import log_fault
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)

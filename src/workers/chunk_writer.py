@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Final
 
 from runs_domain.errors import QueueUnavailable, StaleAttempt
+from runs_domain.faults import log_fault
 from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkStream, Clock
-from workers.faults import log_fault
 
 logger = logging.getLogger(__name__)
 

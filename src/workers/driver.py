@@ -21,6 +21,7 @@ from runs_domain.errors import (
     StaleAttempt,
 )
 from runs_domain.events import FailureCode
+from runs_domain.faults import log_fault
 from runs_domain.history import messages_for_model
 from runs_domain.ids import RunId, sandbox_name
 from runs_domain.model_port import Model, ModelRequest
@@ -31,7 +32,6 @@ from workers.agent.prompt import system_prompt
 from workers.agent.tool_step import ToolStep
 from workers.agent.tools.registry import Tools
 from workers.cancel_watch import CancelWatch
-from workers.faults import log_fault
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
 from workers.run_keys import RunKeys

@@ -9,8 +9,6 @@ from typing_extensions import override
 
 from runs_domain.faults import log_fault, places
 
-__all__ = ("PlacesOnly", "log_fault", "tried")
-
 
 class PlacesOnly(logging.Formatter):
     """For what libraries log: their tracebacks end in the exception's text, these do not."""

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from runs_domain.faults import log_fault
 from runs_domain.ids import run_key_id
 from runs_domain.ports import Clock, KeyIssuer, KeyLeases, RunKey
 from runs_domain.scopes import RUN_KEY_SCOPES
-from workers.faults import log_fault
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)

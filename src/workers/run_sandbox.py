@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from runs_domain.errors import SandboxUnavailable
+from runs_domain.faults import log_fault
 from runs_domain.ids import sandbox_name
 from runs_domain.sandbox_port import Sandbox, SandboxProvider, SandboxSpec
-from workers.faults import log_fault
 from workers.held_run import HeldRun
 from workers.run_keys import RunKeys
 

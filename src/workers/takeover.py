@@ -16,12 +16,12 @@ from runs_domain.errors import (
     RunNotFound,
     VersionConflict,
 )
+from runs_domain.faults import log_fault
 from runs_domain.frames import frames_of
 from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkStream, EventLog, Job
 from runs_domain.run import is_live
 from runs_domain.step import StepRecorder
-from workers.faults import log_fault
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from runs_domain.errors import (
     VersionConflict,
 )
 from runs_domain.events import FailureCode
+from runs_domain.faults import log_fault
 from runs_domain.model_port import Model, ModelEnd, ModelEvent, ModelRequest
 from runs_domain.plan import Finish, next_step
 from runs_domain.ports import Clock
 from runs_domain.step import StepRecorder
-from workers.faults import log_fault
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted, until_interrupted
 
