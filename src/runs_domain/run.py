@@ -1,12 +1,9 @@
-"""The run as an aggregate: what may happen (`decide`) and what has happened (`evolve`).
+"""The run as an aggregate: what may happen to it (`decide`); `evolve` says what then has happened.
 
-Both are pure. A worker that crashed is no special case: fold the stream, ask `plan.next_step`.
+Both are pure: a state and a command or an event in, events or a state out.
 """
 
-from decimal import Decimal
-from typing import Literal, assert_never
-
-from msgspec.structs import replace
+from typing import Any, TypeVar, assert_never
 
 from runs_domain import commands, events
 from runs_domain.closing import close_open_calls
@@ -17,153 +14,40 @@ from runs_domain.errors import (
     RunNotFound,
     StaleAttempt,
 )
-from runs_domain.events import Event, Json, Struct
-from runs_domain.ids import Attempt, Version
+from runs_domain.events import Event
+from runs_domain.ids import Attempt
+from runs_domain.state import (
+    FIRST_ATTEMPT,
+    INITIAL,
+    RunState,
+    Status,
+    evolve,
+    fold,
+    has_finished,
+    is_live,
+    is_open,
+    status_of,
+)
 
-Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+__all__ = (
+    "FIRST_ATTEMPT",
+    "INITIAL",
+    "RunState",
+    "Status",
+    "decide",
+    "evolve",
+    "fold",
+    "has_finished",
+    "is_live",
+    "is_open",
+    "status_of",
+)
+"""The aggregate in one place, whichever of its two files a name is in."""
 
 KEY_TTL_SECONDS_MIN = 60
 KEY_TTL_SECONDS_MAX = 24 * 60 * 60
 
-FIRST_ATTEMPT = Attempt(1)
-
-
-class RunState(Struct, frozen=True):
-    """The fold of one stream. `version` counts its events."""
-
-    version: Version = Version(0)
-    requested: events.Requested | None = None
-    attempt: Attempt = FIRST_ATTEMPT
-    tries_lost: int = 0
-    provisioned: events.Provisioned | None = None
-    key: events.KeyMinted | None = None
-    started: bool = False
-    cancel_requested: bool = False
-    message_id: str = ""
-    parts: tuple[Json, ...] = ()
-    """The assistant message as far as it is persisted."""
-    hidden_parts: frozenset[int] = frozenset()
-    """Indexes of parts that an interrupted step left: shown, never sent to the model."""
-    model_steps: int = 0
-    """Finished model calls."""
-    last_finish_reason: events.FinishReason | None = None
-    open_calls: tuple[str, ...] = ()
-    """Tool calls without a result, in the order the model made them."""
-    started_calls: frozenset[str] = frozenset()
-    usage: events.Usage = events.Usage()
-    cost: Decimal | None = Decimal(0)
-    """None once any step's cost is unknown."""
-    ending: events.Ending | None = None
-    sandbox_released: bool = False
-    key_revoked: bool = False
-
-
-INITIAL = RunState()
-
-
-def status_of(state: RunState) -> Status:
-    match state.ending:
-        case events.Completed():
-            return "completed"
-        case events.Failed():
-            return "failed"
-        case events.Cancelled():
-            return "cancelled"
-        case None:
-            pass
-    if state.requested is None:
-        raise RunNotFound("the stream is empty")
-    return "running" if state.started else "queued"
-
-
-def is_live(state: RunState) -> bool:
-    """Not ended: the run holds its chat."""
-    return state.requested is not None and state.ending is None
-
-
-def is_open(state: RunState) -> bool:
-    """Something is left to do: the run itself, or giving back its sandbox."""
-    return state.requested is not None and not state.sandbox_released
-
-
-# --------------------------------------------------------------------------------- evolve
-
-
-def evolve(state: RunState, event: Event) -> RunState:  # noqa: C901 - one branch a fact
-    """The state after `event`. Accepts whatever is stored: legality was `decide`'s business."""
-    state = replace(state, version=Version(state.version + 1))
-    match event:
-        case events.Requested():
-            return replace(state, requested=event)
-        case events.Provisioned():
-            return replace(state, provisioned=event)
-        case events.KeyMinted():
-            return replace(state, key=event)
-        case events.Started():
-            return replace(state, started=True)
-        case events.Resumed():
-            lost = 1 if event.reason == "lost" else 0
-            return replace(state, attempt=event.attempt, tries_lost=state.tries_lost + lost)
-        case events.MessagePersisted():
-            return _with_message(state, event)
-        case events.ToolStarted():
-            return replace(state, started_calls=state.started_calls | set(event.call_ids))
-        case events.CancelRequested():
-            return replace(state, cancel_requested=True)
-        case events.Completed() | events.Failed() | events.Cancelled():
-            return replace(state, ending=event)
-        case events.SandboxReleased():
-            return replace(state, sandbox_released=True)
-        case events.KeyRevoked():
-            return replace(state, key_revoked=True)
-        case _:
-            assert_never(event)
-
-
-def fold(stream: "tuple[Event, ...] | list[Event]", state: RunState = INITIAL) -> RunState:
-    for event in stream:
-        state = evolve(state, event)
-    return state
-
-
-def _with_message(state: RunState, event: events.MessagePersisted) -> RunState:
-    parts = list(state.parts)
-    place = {part["toolCallId"]: i for i, part in enumerate(parts) if "toolCallId" in part}
-    hidden = set(state.hidden_parts)
-    for part in event.parts:
-        known = place.get(part.get("toolCallId", ""))
-        if known is not None:
-            parts[known] = part
-            continue
-        if event.interrupted:
-            hidden.add(len(parts))
-        parts.append(part)
-    if event.finish_reason is not None and not event.interrupted:
-        state = replace(
-            state,
-            model_steps=state.model_steps + 1,
-            last_finish_reason=event.finish_reason,
-        )
-    if event.usage is not None:
-        state = replace(
-            state, usage=state.usage + event.usage, cost=_add_cost(state.cost, event.cost)
-        )
-    return replace(
-        state,
-        message_id=event.message_id,
-        parts=tuple(parts),
-        hidden_parts=frozenset(hidden),
-        open_calls=tuple(
-            part["toolCallId"] for part in parts if part.get("state") == "input-available"
-        ),
-    )
-
-
-def _add_cost(total: Decimal | None, cost: str | None) -> Decimal | None:
-    return None if total is None or cost is None else total + Decimal(cost)
-
-
-# --------------------------------------------------------------------------------- decide
+EventT = TypeVar("EventT", bound=events.Struct)
 
 
 def decide(state: RunState, command: commands.Command) -> tuple[Event, ...]:
@@ -232,6 +116,13 @@ def _fence(state: RunState, attempt: Attempt) -> None:
         raise IllegalTransition(f"attempt {attempt} has not resumed the run")
 
 
+def _fact(kind: type[EventT], command: commands.Command, **more: Any) -> EventT:
+    """What the command asks for, as an event: what both say goes by the same name in both."""
+    fields = set(command.__struct_fields__).intersection(kind.__struct_fields__)
+    said = {name: getattr(command, name) for name in fields}
+    return kind(**said, **more)
+
+
 def _refuse_if(condition: bool, sentence: str) -> None:
     if condition:
         raise IllegalTransition(sentence)
@@ -241,23 +132,7 @@ def _request(state: RunState, command: commands.RequestRun) -> tuple[Event, ...]
     _refuse_if(state.requested is not None, "the run was already requested")
     if not command.messages:
         raise InvalidCommand("a run needs at least one message")
-    return (
-        events.Requested(
-            account_id=command.account_id,
-            actor=command.actor,
-            chat_id=command.chat_id,
-            session_id=command.session_id,
-            model=command.model,
-            request_digest=command.request_digest,
-            title=command.title,
-            messages=command.messages,
-            metadata=command.metadata,
-            artist_id=command.artist_id,
-            organization_id=command.organization_id,
-            credits_reserved=command.credits_reserved,
-            retry_of=command.retry_of,
-        ),
-    )
+    return (_fact(events.Requested, command),)
 
 
 def _resume(state: RunState, command: commands.ResumeRun) -> tuple[Event, ...]:
@@ -265,26 +140,12 @@ def _resume(state: RunState, command: commands.ResumeRun) -> tuple[Event, ...]:
         raise StaleAttempt(f"attempt {command.attempt} was already taken")
     _live(state)
     _refuse_if(command.attempt != state.attempt + 1, "attempts are taken one by one")
-    return (
-        events.Resumed(
-            attempt=command.attempt, reason=command.reason, frames_lost=command.frames_lost
-        ),
-    )
+    return (_fact(events.Resumed, command),)
 
 
 def _provisioned(state: RunState, command: commands.RecordProvisioned) -> tuple[Event, ...]:
     _refuse_if(state.provisioned is not None, "the run is already provisioned")
-    return (
-        events.Provisioned(
-            sandbox=command.sandbox,
-            provider=command.provider,
-            state=command.state,
-            working_directory=command.working_directory,
-            skills=command.skills,
-            repository=command.repository,
-            items=command.items,
-        ),
-    )
+    return (_fact(events.Provisioned, command),)
 
 
 def _mint(state: RunState, command: commands.MintKey) -> tuple[Event, ...]:
@@ -295,14 +156,7 @@ def _mint(state: RunState, command: commands.MintKey) -> tuple[Event, ...]:
             f"a key lives {KEY_TTL_SECONDS_MIN} to {KEY_TTL_SECONDS_MAX} seconds,"
             f" not {command.ttl_seconds}"
         )
-    return (
-        events.KeyMinted(
-            key_id=command.key_id,
-            secret_version=command.secret_version,
-            ttl_seconds=command.ttl_seconds,
-            scopes=command.scopes,
-        ),
-    )
+    return (_fact(events.KeyMinted, command),)
 
 
 def _start(state: RunState) -> tuple[Event, ...]:
@@ -326,18 +180,7 @@ def _persist(state: RunState, command: commands.PersistMessage) -> tuple[Event, 
         _refuse_if(state.cancel_requested, "a cancel is pending: persist what was streamed, cancel")
         _refuse_if(bool(state.open_calls), f"calls without a result: {state.open_calls}")
         _refuse_if(has_finished(state), "the last model step has ended the run")
-    return (
-        events.MessagePersisted(
-            message_id=command.message_id,
-            first_part=len(state.parts),
-            parts=command.parts,
-            layout=command.layout,
-            usage=command.usage,
-            cost=command.cost,
-            finish_reason=command.finish_reason,
-            interrupted=command.interrupted,
-        ),
-    )
+    return (_fact(events.MessagePersisted, command, first_part=len(state.parts)),)
 
 
 def _refuse_unless_results(state: RunState, command: commands.PersistMessage) -> None:
@@ -351,18 +194,13 @@ def _refuse_unless_results(state: RunState, command: commands.PersistMessage) ->
         )
 
 
-def has_finished(state: RunState) -> bool:
-    """The model said its last word."""
-    return state.last_finish_reason is not None and state.last_finish_reason != "tool-calls"
-
-
 def _start_tools(state: RunState, command: commands.StartTools) -> tuple[Event, ...]:
     _refuse_if(state.cancel_requested, "a cancel is pending: no call starts")
     _refuse_if(not command.call_ids, "no call to start")
     for call in command.call_ids:
         _refuse_if(call not in state.open_calls, f"not an open call: {call}")
         _refuse_if(call in state.started_calls, f"the call was already started: {call}")
-    return (events.ToolStarted(call_ids=command.call_ids),)
+    return (_fact(events.ToolStarted, command),)
 
 
 def _request_cancel(state: RunState, command: commands.RequestCancel) -> tuple[Event, ...]:
@@ -370,7 +208,7 @@ def _request_cancel(state: RunState, command: commands.RequestCancel) -> tuple[E
         raise RunNotFound("the run was never requested")
     if state.ending is not None or state.cancel_requested:
         return ()
-    asked = events.CancelRequested(by=command.by, why=command.why)
+    asked = _fact(events.CancelRequested, command)
     if state.started:
         return (asked,)
     return (asked, *_end(state, events.Cancelled(usage=state.usage)))
@@ -393,9 +231,7 @@ def _fail(state: RunState, command: commands.FailRun) -> tuple[Event, ...]:
     _refuse_if(state.cancel_requested, "a cancel is pending: the run ends cancelled")
     return _end(
         state,
-        events.Failed(
-            code=command.code, sentence=command.sentence, usage=state.usage, cost=_cost(state)
-        ),
+        _fact(events.Failed, command, usage=state.usage, cost=_cost(state)),
     )
 
 
@@ -422,6 +258,4 @@ def _release(state: RunState, command: commands.RecordSandboxReleased) -> tuple[
     _refuse_if(state.ending is None, "a live run keeps its sandbox")
     if state.sandbox_released:
         return ()
-    return (
-        events.SandboxReleased(found=command.found, commit=command.commit, pushed=command.pushed),
-    )
+    return (_fact(events.SandboxReleased, command),)

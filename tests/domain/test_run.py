@@ -276,3 +276,24 @@ def test_the_version_counts_the_events() -> None:
     state = started()
     assert state.version == 4
     assert evolve(state, e.Started()).version == 5
+
+
+WORDED_ALIKE = [
+    (c.RequestRun, e.Requested),
+    (c.ResumeRun, e.Resumed),
+    (c.RecordProvisioned, e.Provisioned),
+    (c.MintKey, e.KeyMinted),
+    (c.PersistMessage, e.MessagePersisted),
+    (c.StartTools, e.ToolStarted),
+    (c.RequestCancel, e.CancelRequested),
+    (c.FailRun, e.Failed),
+    (c.RecordSandboxReleased, e.SandboxReleased),
+]
+
+
+@pytest.mark.parametrize(("command", "event"), WORDED_ALIKE)
+def test_nothing_that_a_command_says_is_missing_from_its_event(
+    command: type[e.Struct], event: type[e.Struct]
+) -> None:
+    """`decide` copies by name: a field that one of the two lacked would be lost without a word."""
+    assert set(command.__struct_fields__) - {"attempt"} <= set(event.__struct_fields__)
