@@ -4,12 +4,12 @@ import secrets
 
 import pytest
 
+from runs_domain.stream_reader import StreamReader
 from tests.support.rest import Rest, bash, parts_of
 from tests.support.run_story import check_history, check_story
 from tests.support.sandboxes import processes_naming
 from tests.support.stacks import BreakableStack
 from tests.support.waiting import until
-from tests.support.wire_client import StreamReader
 
 SLOW = {"text": "word " * 2_000, "delta_ms": 20}
 

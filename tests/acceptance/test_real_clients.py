@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from runs_domain.frames import decode
+from runs_domain.stream_reader import StreamReader
 from tests.support.node_clients import (
     CHAT_API,
     MISSING,
@@ -25,7 +26,6 @@ from tests.support.node_clients import (
     node_clients,
 )
 from tests.support.rest import ECHO, PLAYBOOK, Rest, Run, bash
-from tests.support.wire_client import StreamReader
 from workers.stack.stack import Stack
 
 pytestmark = [pytest.mark.node, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]

@@ -11,11 +11,11 @@ from runs_domain import commands as c
 from runs_domain import model_port as m
 from runs_domain.frames import Finish, FinishStep, decode, encode
 from runs_domain.ids import Attempt, assistant_message_id
+from runs_domain.stream_reader import StreamReader
 from tests.support.api import MINE, Api
 from tests.support.asgi import Answer, Exchange
 from tests.support.driven import Driven
 from tests.support.waiting import until
-from tests.support.wire_client import StreamReader
 
 DONE = b"data: [DONE]\n\n"
 FROM_START = "?startIndex=0"

@@ -11,6 +11,7 @@ from runs_domain.frames import advance, cursor_of, decode, encode, frames_of
 from runs_domain.ids import Attempt, assistant_message_id
 from runs_domain.run import INITIAL, RunState, evolve, fold
 from runs_domain.step import StepRecorder
+from runs_domain.stream_reader import StreamReader
 from tests.support.builders import RUN
 from tests.support.histories import (
     MODEL_EVENTS,
@@ -20,7 +21,6 @@ from tests.support.histories import (
     play,
     random_command,
 )
-from tests.support.wire_client import StreamReader
 
 
 def check_invariants(history: History) -> None:

@@ -27,11 +27,11 @@ from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_pubsub import RedisPubSub
+from runs_domain.stream_reader import StreamReader
 from tests.support.api_process import SERVER_SECRET, ApiProcess, api_process, environment
 from tests.support.driven import Driven
 from tests.support.servers import Database
 from tests.support.waiting import until
-from tests.support.wire_client import StreamReader
 from workers.stack.servers import Servers
 
 PREFIX = "recoup_sk_"

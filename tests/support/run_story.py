@@ -4,9 +4,9 @@ from itertools import zip_longest
 from typing import Any
 
 from runs_domain.frames import decode
+from runs_domain.stream_reader import StreamReader
 from tests.support.rest import Rest, Run, tag_of
 from tests.support.watch import Watch
-from tests.support.wire_client import StreamReader
 
 BEGIN = ["requested", "provisioned", "key_minted", "started"]
 END = ["completed", "key_revoked", "sandbox_released"]

@@ -13,10 +13,10 @@ from runs_domain.commands import RequestCancel
 from runs_domain.errors import ModelOverloaded, StoreUnavailable
 from runs_domain.frames import frames_of
 from runs_domain.handle import handle
+from runs_domain.stream_reader import StreamReader
 from tests.support.builders import RUN
 from tests.support.driving import World
 from tests.support.waiting import until
-from tests.support.wire_client import StreamReader
 
 PLAYBOOK = "scripted/playbook"
 BEGIN = ["requested", "provisioned", "key_minted", "started"]

@@ -15,10 +15,10 @@ from runs_domain.frames import TextEnd, encode, frames_of
 from runs_domain.handle import handle
 from runs_domain.ids import Attempt
 from runs_domain.ports import Job
+from runs_domain.stream_reader import StreamReader
 from tests.support.builders import ACCOUNT, RUN
 from tests.support.driving import ExecProvider, World
 from tests.support.waiting import until
-from tests.support.wire_client import StreamReader
 from workers.agent import model_step
 from workers.held_run import STORE_PATIENCE_SECONDS
 

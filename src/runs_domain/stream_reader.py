@@ -1,14 +1,16 @@
 """A strict reader of the stream, as the SDK's clients are: it refuses a wrong order and rebuilds
-the message from the frames alone."""
+the message from the frames alone. Audits and tests hold the log against what it makes of it.
+"""
 
 from collections.abc import Iterable
 from typing import Any
 
 from runs_domain import frames as w
+from runs_domain.errors import RunledgerError
 
 
-class BadStream(AssertionError):
-    pass
+class BadStream(RunledgerError):
+    """Says which rule was broken, without a word of what was streamed."""
 
 
 class StreamReader:
@@ -34,8 +36,8 @@ class StreamReader:
             raise BadStream(what)
 
     def feed(self, frame: w.Frame) -> None:  # noqa: C901, PLR0912 - the grammar, in one place
-        self._need(not self.finished, f"{frame} after finish")
-        self._need(self._started or isinstance(frame, w.Start), f"{frame} before start")
+        self._need(not self.finished, f"{type(frame).__name__} after finish")
+        self._need(self._started or isinstance(frame, w.Start), "a frame before start")
         match frame:
             case w.Start():
                 self._need(not self._started, "a second start")
