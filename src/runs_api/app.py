@@ -26,6 +26,7 @@ from runs_domain.keys import secrets_of
 from runs_domain.model_ids import is_served
 from runs_domain.settings import Settings
 from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.log_wakes import LogWakes
@@ -146,7 +147,7 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
             log=log,
             heads=HeadWatch(log, clock),
             chunks=RedisChunks(redis, pubsub),
-            jobs=RedisJobs(redis),
+            jobs=CrashPoints(settings.crash_at).jobs(RedisJobs(redis)),
             cancels=RedisCancelPush(redis),
             credentials=Credentials(lookups, secrets, settings.key_prefix),
             clock=clock,

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 from typing_extensions import override
 
-from runs_domain import urls
+from runs_domain import crash_at, urls
 from runs_domain.errors import RunledgerError
 
 PREFIX: Final = "RUNLEDGER_"
@@ -82,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tool_timeout_seconds: float = 120.0
     scripted_models: bool = False
     dev_mode: bool = False
+    crash_at: str = ""
+    """For tests: where the process kills itself (`crash_at.POINTS`)."""
     data_dir: Path = Path(".runledger")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -102,6 +104,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         except ValueError as error:
             problems.append(f"{name} {error}")
     problems += [f"{PREFIX}{name.upper()} {what}" for name, what in _unfit(values)]
+    if "crash_at" in values and not (values.get("dev_mode") or values.get("scripted_models")):
+        problems.append(f"{PREFIX}CRASH_AT kills the process, so it needs {PREFIX}DEV_MODE=1")
     problems += _unknown(environ)
     if problems:
         raise BadSettings("; ".join(problems))
@@ -165,6 +169,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     ),
     "model_base_url": _HTTP,
     "api_base_url": _HTTP,
+    "crash_at": (crash_at.is_known, f"must be {crash_at.FORM}"),
     "secret": (
         lambda value: len(value.reveal().encode()) >= SECRET_BYTES_MIN,
         f"must have at least {SECRET_BYTES_MIN} bytes",

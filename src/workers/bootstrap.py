@@ -14,6 +14,7 @@ from runs_domain.ports import Job
 from runs_domain.sandbox_port import SandboxProvider
 from runs_domain.settings import Settings
 from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.log_wakes import LogWakes, woken
@@ -30,6 +31,7 @@ from workers.adapters.sandbox_local.provider import LocalSandboxProvider
 from workers.adapters.sandbox_none import NoSandboxProvider
 from workers.agent.tools.registry import default_tools
 from workers.cancel_watch import CancelWatch
+from workers.crash_points import WorkerCrashPoints
 from workers.delivery import Delivery
 from workers.driver import Driver
 from workers.projector import all_projections, project
@@ -55,6 +57,7 @@ async def run_worker(settings: Settings) -> None:
 
 async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWorker, CancelWatch]:
     clock, secrets = SystemClock(), secrets_of(settings)
+    points = WorkerCrashPoints(CrashPoints(settings.crash_at))
     sandboxes = await _sandboxes(settings)
     opened.push_async_callback(sandboxes.close)
     redis = PipelinedRedis(settings.redis_url.reveal())
@@ -74,14 +77,14 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
     await opened.enter_async_context(pushes.listening())
     watch = CancelWatch(log, pushes, clock)
     driver = Driver(
-        log=log,
-        chunks=RedisChunks(redis, pubsub),
-        model=models,
-        sandboxes=sandboxes,
-        tools=default_tools(),
+        log=points.log(log),
+        chunks=points.chunks(RedisChunks(redis, pubsub)),
+        model=points.model(models),
+        sandboxes=points.sandboxes(sandboxes),
+        tools=points.tools(default_tools()),
         keys=RunKeys(
             DerivedKeyIssuer(secrets, settings.key_prefix),
-            Credentials(leases, secrets, settings.key_prefix),
+            points.key_leases(Credentials(leases, secrets, settings.key_prefix)),
             clock,
             secret_version=settings.secret_version,
             ttl_seconds=settings.key_ttl_seconds,
@@ -105,6 +108,7 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
         step_grace_seconds=settings.step_grace_seconds,
         job_timeout_seconds=settings.job_timeout_seconds,
         on_startup=_say_ready,
+        wrap=points.deliveries,
     )
     return worker, watch
 

@@ -72,7 +72,9 @@ class StreamWorker(Worker):
         ctx: dict[Any, Any] | None = None,
         on_startup: StartupShutdown | None = None,
         on_shutdown: StartupShutdown | None = None,
+        wrap: Callable[[JobDeliveries], JobDeliveries] = lambda deliveries: deliveries,
     ) -> None:
+        """`wrap` may put something around what is told to Redis of jobs; tests do."""
         self.consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.counters = WorkerCounters()
         self._sweep_seconds = min(lease_seconds / SWEEPS_PER_LEASE, SWEEP_SECONDS_MAX)
@@ -85,11 +87,13 @@ class StreamWorker(Worker):
         self._group_is_open = False
         self._next_sweep = self._next_health = self._next_forget = 0.0
         self._redis = PipelinedRedis(redis_url)
-        self._deliveries = JobDeliveries(
-            self._redis,
-            reader_lane(redis_url, wait_seconds=self._sweep_seconds),
-            self.consumer,
-            lease_seconds=lease_seconds,
+        self._deliveries = wrap(
+            JobDeliveries(
+                self._redis,
+                reader_lane(redis_url, wait_seconds=self._sweep_seconds),
+                self.consumer,
+                lease_seconds=lease_seconds,
+            )
         )
         self._leases = LeaseKeeper(
             redis_url,

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from runs_domain.crash_at import POINTS, CrashAt, place_of
 from runs_domain.settings import PREFIX, RANGES, BadSettings, Settings, load
 
 CANARY = "s3CRET-canary"
@@ -133,3 +134,20 @@ def test_one_error_names_all_that_is_bad() -> None:
 
     for name in ("PORT must be 0 to 65535", "SECRET must have", "DEV_MODE must be 0 or 1"):
         assert PREFIX + name in said
+
+
+@pytest.mark.parametrize("text", [f"{CANARY}:1", "append.after", "append.after:0", "append:x"])
+def test_an_unknown_crash_point_is_refused_with_those_that_there_are(text: str) -> None:
+    said = refused(crash_at=text, dev_mode="1")
+
+    assert said.startswith("RUNLEDGER_CRASH_AT must be record or POINT:N")
+    for point in POINTS:
+        assert point in said
+
+
+def test_no_process_can_be_told_to_kill_itself_but_one_of_tests_and_development() -> None:
+    assert "RUNLEDGER_CRASH_AT kills the process" in refused(crash_at="append.after:1")
+    assert "RUNLEDGER_CRASH_AT kills the process" in refused(crash_at="record", dev_mode="0")
+    for lets in ("RUNLEDGER_DEV_MODE", "RUNLEDGER_SCRIPTED_MODELS"):
+        known = load(GOOD | {lets: "1", "RUNLEDGER_CRASH_AT": "append.after:12"})
+        assert place_of(known.crash_at) == CrashAt("append.after", 12)
