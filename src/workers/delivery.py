@@ -8,23 +8,28 @@ from uuid import UUID
 
 import msgspec
 
+from runs_domain.faults import cleaned
 from runs_domain.ports import Job
 from runs_domain.storage.redis_deliveries import Entry
 
 FIELD_CHARACTERS_MAX: Final = 200
+Cause: TypeAlias = Literal["fresh", "resent", "handover"]
 RETRIES_MAX: Final = 1_000_000
 """Only a number of digits to refuse; how often a run is tried is counted in its own stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    cause: Literal["fresh", "resent", "handover"]
+    cause: Cause
     redelivered: bool
     """Another worker had this very entry and let its lease run out."""
     retries: int
-    """How often the job's function has raised; no measure of lost workers."""
+    """How often the job's function has raised for a reason of its own; no measure of lost workers,
+    nor of how often PostgreSQL or Redis was away."""
     stopping: asyncio.Event
     """Set when this process is to end: come to the end of a step, then return False."""
+    last_error: str = ""
+    """What broke the job last (`faults.brief`); empty if nothing did that could tell."""
 
 
 JobFunction: TypeAlias = Callable[[dict[Any, Any], Job, Delivery], Awaitable[bool]]
@@ -44,6 +49,10 @@ class RunningJob:
     """The lease is somebody else's, or the job was given back: leave its entry alone."""
     stopped: bool = False
     """Its function returned False."""
+    error: str = ""
+    """What broke it here (`faults.brief`)."""
+    weather: bool = False
+    """It cannot go on now for a reason that is not its own: no try of the run's."""
 
     @property
     def key(self) -> str:
@@ -73,5 +82,6 @@ def take(entry: Entry, *, redelivered: bool, now_ms: int) -> RunningJob | None:
         return None
     if not 0 <= times <= RETRIES_MAX:
         return None
-    delivery = Delivery(job.cause, redelivered, times, asyncio.Event())
+    error = "" if redelivered else cleaned(entry.text("error"))  # who lost it could not tell why
+    delivery = Delivery(job.cause, redelivered, times, asyncio.Event(), error)
     return RunningJob(entry.ticket, job, delivery, now_ms)

@@ -10,7 +10,7 @@ import msgspec
 from runs_domain.errors import QueueUnavailable
 from runs_domain.storage.redis_deliveries import JobDeliveries
 from runs_domain.storage.waking import wait_for
-from workers.delivery import RunningJob, WorkerCounters
+from workers.delivery import Cause, RunningJob, WorkerCounters
 from workers.lease import LeaseKeeper
 
 logger = logging.getLogger(__name__)
@@ -42,28 +42,32 @@ class JobEnds:
     async def hand_over(self, running: RunningJob) -> None:
         """Another worker goes on at once and counts no loss: the try is given back."""
         self._counters.handed_over += 1
-        job = msgspec.structs.replace(running.job, cause="handover")
-        retries = running.delivery.retries
-        await self._settle(
-            running, lambda: self._deliveries.requeue(running.ticket, job, retries=retries)
-        )
+        await self._give_back(running, "handover")
 
     async def return_untouched(self, running: RunningJob) -> None:
         """It came while this worker was about to stop, and was not begun."""
-        cause = "resent" if running.delivery.redelivered else running.job.cause
-        job = msgspec.structs.replace(running.job, cause=cause)
-        retries = running.delivery.retries
-        await self._settle(
-            running, lambda: self._deliveries.requeue(running.ticket, job, retries=retries)
-        )
+        cause: Cause = "resent" if running.delivery.redelivered else running.job.cause
+        await self._give_back(running, cause)
 
     async def retry(self, running: RunningJob, *, delay_ms: int) -> None:
-        job = msgspec.structs.replace(running.job, cause="resent")
-        retries = running.delivery.retries + 1
+        if running.weather:  # it was let go of in good order, as at a hand-over
+            await self._give_back(running, "handover", delay_ms=delay_ms)
+        else:
+            await self._give_back(running, "resent", retries=1, delay_ms=delay_ms)
+
+    async def _give_back(
+        self, running: RunningJob, cause: Cause, *, retries: int = 0, delay_ms: int = 0
+    ) -> None:
+        job = msgspec.structs.replace(running.job, cause=cause)
+        delivery = running.delivery
         await self._settle(
             running,
             lambda: self._deliveries.requeue(
-                running.ticket, job, retries=retries, delay_ms=delay_ms
+                running.ticket,
+                job,
+                retries=delivery.retries + retries,
+                delay_ms=delay_ms,
+                error=running.error or delivery.last_error,
             ),
         )
 

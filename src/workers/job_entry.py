@@ -8,12 +8,17 @@ from typing import Any, Final, cast
 from arq.typing import WorkerCoroutine
 from arq.worker import Retry, RetryJob
 
-from runs_domain.faults import log_fault
+from runs_domain.errors import QueueUnavailable, SandboxUnavailable, StoreUnavailable
+from runs_domain.faults import brief, log_fault
 from runs_domain.ports import Job
 from workers.delivery import Delivery, JobFunction, RunningJob
 
 logger = logging.getLogger(__name__)
 
+WEATHER: Final = (StoreUnavailable, QueueUnavailable, SandboxUnavailable)
+"""A server is away. That is no fault of the job's, however long it lasts: it is tried again, and
+neither its run's tries nor its own are used up."""
+WEATHER_SECONDS: Final = 3.0
 RETRY_SECONDS_MIN: Final = 0.5
 RETRY_SECONDS_MAX: Final = 30.0
 _DOUBLINGS_MAX: Final = 10
@@ -34,7 +39,12 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
             done = await function(ctx, job, delivery)
         except Retry:
             raise
+        except WEATHER as error:
+            logger.warning("%s waits %g s: %s", running.key, WEATHER_SECONDS, type(error).__name__)
+            running.weather = True
+            raise Retry(defer=WEATHER_SECONDS) from None
         except Exception as error:  # noqa: BLE001 - whatever broke, the job is tried again
+            running.error = brief(error)
             seconds = retry_seconds(delivery.retries)
             log_fault(logger, f"{running.key} broke and is tried again in {seconds:g} s", error)
             raise Retry(defer=seconds) from None

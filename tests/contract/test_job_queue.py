@@ -71,6 +71,7 @@ async def test_an_entry_says_kind_id_account_and_cause(redis: Redis) -> None:
         b"account": ACCOUNT.encode(),
         b"cause": b"resent",
         b"retries": b"0",
+        b"error": b"",
     }
 
 

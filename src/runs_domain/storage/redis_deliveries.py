@@ -78,9 +78,14 @@ class JobDeliveries:
         args = (names.GROUP, self._consumer, ticket, key)
         return bool(await _FINISH(self._redis, JOB_KEYS, args))
 
-    async def requeue(self, ticket: str, job: Job, *, retries: int, delay_ms: int = 0) -> bool:
-        """Give the job back, with the cause it says. False = it was not ours any more."""
-        fields = (job.kind, job.id, job.account_id, job.cause, retries, delay_ms)
+    async def requeue(
+        self, ticket: str, job: Job, *, retries: int, delay_ms: int = 0, error: str = ""
+    ) -> bool:
+        """Give the job back, with the cause it says and what broke it last.
+
+        False = it was not ours any more.
+        """
+        fields = (job.kind, job.id, job.account_id, job.cause, retries, delay_ms, error)
         args = (names.GROUP, self._consumer, ticket, *fields)
         return bool(await _REQUEUE(self._redis, JOB_KEYS, args))
 

@@ -11,7 +11,7 @@ from runs_domain.ids import RunId
 GROUP: Final = "workers"
 
 JOB_STREAM: Final = "rl:{jobs}:stream"
-"""One entry a job: kind, id, account, cause, retries. Never trimmed; the finished are deleted."""
+"""One entry a job: kind, id, account, cause, retries, error. Never trimmed; finished ones go."""
 JOB_INDEX: Final = "rl:{jobs}:index"
 """`<kind>:<id>` → where its one job is: an entry id, `later`, or `held:<consumer>`."""
 JOB_LATER: Final = "rl:{jobs}:later"
@@ -44,7 +44,7 @@ def health(consumer: str) -> str:
 
 
 def chunk_state(run_id: RunId) -> str:
-    """Hash of `attempt` and `base`; CHUNKS_LIVE_SECONDS."""
+    """Hash of `fence` and its `mark`, `attempt` (the last writer) and `base`; CHUNKS_LIVE_SECONDS."""
     return f"rl:{{{run_id.hex}}}:chunks"
 
 

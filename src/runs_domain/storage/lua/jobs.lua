@@ -38,7 +38,7 @@ end
 local function add_entry(job)
   local key = job.kind .. ':' .. job.id
   local ticket = redis.call('XADD', STREAM, '*', 'kind', job.kind, 'id', job.id,
-    'account', job.account, 'cause', job.cause, 'retries', job.retries)
+    'account', job.account, 'cause', job.cause, 'retries', job.retries, 'error', job.error or '')
   redis.call('HSET', INDEX, key, ticket)
   return ticket
 end
