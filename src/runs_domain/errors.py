@@ -7,6 +7,7 @@ RunledgerError
 │   ├── InvalidCommand     a value outside its limits, whatever the state
 │   └── RunEnded           the run has its terminal event
 ├── StaleAttempt           a worker that lost its run; it must stop at once
+├── FenceDown              the chunk stream has forgotten an attempt's fence: put it up again
 ├── AppendRefused          the log said no to this append alone
 │   ├── VersionConflict    somebody appended first; reload and decide again
 │   ├── ChatBusy           another run of the chat is live
@@ -55,6 +56,10 @@ class InvalidCommand(Refused):
 
 
 class StaleAttempt(RunledgerError):
+    pass
+
+
+class FenceDown(RunledgerError):
     pass
 
 
@@ -141,7 +146,11 @@ class ModelError(RunledgerError):
 
 
 class ModelOverloaded(ModelError):
-    pass
+    """`retry_after_seconds`: how long the provider asks to be left alone, if it says so."""
+
+    def __init__(self, sentence: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ModelTimeout(ModelError):

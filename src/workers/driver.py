@@ -219,7 +219,7 @@ class Driver:
             step=step,
             attempt_tries=tried,
             model=requested.model,
-            system=system_prompt(requested, state.provisioned, self._specs, self._clock.now()),
+            system=system_prompt(requested, state.provisioned, self._specs, held.call_due_at),
             messages=messages_for_model(requested.messages, state.parts, state.hidden_parts),
             tools=self._specs,
         )

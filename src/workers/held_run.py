@@ -4,11 +4,18 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from runs_domain import commands as c
 from runs_domain import events
-from runs_domain.errors import RunNotFound, StaleAttempt, StoreUnavailable, VersionConflict
+from runs_domain.errors import (
+    IllegalTransition,
+    RunNotFound,
+    StaleAttempt,
+    StoreUnavailable,
+    VersionConflict,
+)
 from runs_domain.events import Event
 from runs_domain.frames import FrameCursor, advance, cursor_of, encode
 from runs_domain.handle import Stream, advanced, append_of, empty
@@ -47,6 +54,7 @@ class HeldRun:
         self._clock = clock
         self._actor = f"worker:{worker_id}"
         self._stream: Stream = empty(run_id)
+        self._call_due_at: datetime | None = None
         self._correlation = str(run_id)
 
     @property
@@ -58,6 +66,13 @@ class HeldRun:
         if self.state.requested is None:
             raise RunNotFound(f"run {self.run_id} has no events")
         return self.state.requested
+
+    @property
+    def call_due_at(self) -> datetime:
+        """When the event came that the next model call follows from: the same for each worker."""
+        if self._call_due_at is None:
+            raise IllegalTransition("no model is called before the run has started")
+        return self._call_due_at
 
     # ---------------------------------------------------------------------------- reading
 
@@ -87,6 +102,8 @@ class HeldRun:
         for entry in recorded:
             frames, self.cursor = advance(self.cursor, entry.event)
             chunks += [encode(frame) for frame in frames]
+            if _leads_to_a_call(entry.event):
+                self._call_due_at = entry.at
         self._stream = advanced(self._stream, recorded)
         self._correlation = recorded[-1].correlation
         if self.holding:
@@ -164,3 +181,14 @@ class HeldRun:
             return False
         self._take(ours, sent=sent)
         return True
+
+
+def _leads_to_a_call(event: Event) -> bool:
+    """What an interrupted step leaves is never sent to a model: the call after it is the same."""
+    match event:
+        case events.Started():
+            return True
+        case events.MessagePersisted(interrupted=interrupted):
+            return not interrupted
+        case _:
+            return False

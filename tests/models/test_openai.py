@@ -5,13 +5,16 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from runs_domain.errors import ModelError, ModelOverloaded, ModelRejected, ModelTimeout
 from runs_domain.events import Usage
+from runs_domain.ids import Attempt, RunId
 from runs_domain.model_port import (
     ModelEnd,
+    ModelRequest,
     ReasoningDelta,
     TextDelta,
     ToolInput,
@@ -21,6 +24,7 @@ from runs_domain.model_port import (
 )
 from runs_domain.settings import Secret
 from tests.models.requests import closing, events_of, model_request, text_of
+from tests.support.builders import user_message
 from tests.support.model_server import (
     CUT,
     DONE,
@@ -37,6 +41,8 @@ from workers.adapters.model_openai import OpenAIModel
 
 CANARY = "sk-canary-7d1f"
 PROMPT = "prompt-canary-93ab"
+HALF_PAST_EIGHT = "Wed, 21 Oct 2026 08:30:00 GMT"
+NINE = "Wed, 21 Oct 2026 09:00:00 GMT"
 
 
 @pytest.fixture
@@ -98,15 +104,41 @@ async def test_the_request_has_the_model_the_key_the_messages_and_the_tools(
     }
 
 
-async def test_each_try_has_an_idempotency_key_of_its_own_that_a_replay_would_repeat(
+async def keys_of(server: ModelServer, model: OpenAIModel, *requests: ModelRequest) -> list[str]:
+    """The idempotency keys that these requests are sent with."""
+    for request in requests:
+        server.reply(text("ok"), finish("stop"), DONE)
+        await events_of(model, request)
+    return [asked.headers["idempotency-key"] for asked in server.requests]
+
+
+async def test_the_same_request_of_the_next_worker_has_the_same_idempotency_key(
     server: ModelServer, model: OpenAIModel
 ) -> None:
-    for tries in (0, 0, 1):
-        server.reply(text("ok"), finish("stop"), DONE)
-        await events_of(model, model_request(attempt_tries=tries))
+    taken_over = model_request(attempt=Attempt(2))
 
-    first, again, next_try = [asked.headers["idempotency-key"] for asked in server.requests]
-    assert first == again != next_try
+    first, again = await keys_of(server, model, model_request(), taken_over)
+
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attempt_tries": 1},
+        {"step": 1},
+        {"run_id": RunId(UUID(int=7))},
+        {"messages": (user_message("Say more"),)},
+        {"system": "Be brief"},
+    ],
+    ids=["try", "step", "run", "messages", "prompt"],
+)
+async def test_another_request_has_an_idempotency_key_of_its_own(
+    server: ModelServer, model: OpenAIModel, change: dict[str, Any]
+) -> None:
+    first, other = await keys_of(server, model, model_request(), model_request(**change))
+
+    assert first != other
 
 
 async def test_without_a_key_no_other_key_of_the_environment_is_sent(
@@ -187,6 +219,9 @@ async def test_reasoning_is_told_apart_from_text(
         (404, ModelRejected),
         (422, ModelRejected),
         (307, ModelRejected),
+        (408, ModelOverloaded),
+        (409, ModelOverloaded),
+        (425, ModelOverloaded),
         (429, ModelOverloaded),
         (500, ModelOverloaded),
         (503, ModelOverloaded),
@@ -202,6 +237,33 @@ async def test_a_refused_request_is_typed_by_what_to_do_next_and_asked_once(
         await events_of(model, model_request())
 
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"Retry-After-Ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": NINE, "date": HALF_PAST_EIGHT}, 1800.0),
+        ({"retry-after": HALF_PAST_EIGHT, "date": NINE}, 0.0),
+        ({"retry-after": NINE}, None),
+        ({"retry-after": "Wed, 99 Foo", "date": NINE}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+async def test_what_an_overloaded_server_asks_for_is_told_with_its_refusal(
+    server: ModelServer, model: OpenAIModel, headers: dict[str, str], seconds: float | None
+) -> None:
+    server.reply(status=503, headers=headers, body={"error": {"message": "busy"}})
+
+    with pytest.raises(ModelOverloaded) as raised:
+        await events_of(model, model_request())
+
+    assert raised.value.retry_after_seconds == seconds
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runs_domain import events as e
 from runs_domain import model_port as m
@@ -13,6 +14,7 @@ from runs_domain.commands import RequestCancel
 from runs_domain.errors import ModelOverloaded, StoreUnavailable
 from runs_domain.frames import frames_of
 from runs_domain.handle import handle
+from runs_domain.ids import Attempt
 from runs_domain.stream_reader import StreamReader
 from tests.support.builders import RUN
 from tests.support.driving import World
@@ -341,6 +343,36 @@ async def test_a_lost_worker_in_mid_stream_leaves_an_interrupted_step_and_the_ne
         "an interrupted step is never shown to the model"
     )
     assert world.leases.renewed, "the key's lease is renewed first thing after resumed"
+
+
+async def test_I_11_the_next_worker_makes_the_same_request_however_late_it_is() -> None:
+    model = Held()
+    world = World(model)
+    await crash_in_the_model_call(world, model)
+    world.clock.slept_seconds += 3 * 3600
+    model.go_on.set()
+
+    await world.drive(redelivered=True)
+
+    first, again = world.requests
+    assert "Now: 2026-01-01 00:00 UTC" in first.system
+    assert again == replace(first, attempt=Attempt(2))
+
+
+async def test_I_11_a_later_call_is_told_when_the_results_came_before_it() -> None:
+    world = World()
+
+    async def takes_an_hour(_: str) -> None:
+        world.clock.slept_seconds += 3600
+
+    world.note.before = takes_an_hour
+    await world.request(playbook(note("a"), {"text": "done"}), PLAYBOOK)
+
+    await world.drive()
+
+    told = [request.system for request in world.requests]
+    assert "Now: 2026-01-01 00:00 UTC" in told[0]
+    assert "Now: 2026-01-01 01:00 UTC" in told[1]
 
 
 async def test_a_lost_worker_and_a_lost_redis_cost_the_open_step_and_nothing_else() -> None:

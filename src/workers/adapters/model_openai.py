@@ -5,10 +5,12 @@ Nothing of a server's body goes into an error, because that is where prompts and
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final
 
+import msgspec
 from openai import (
     APIConnectionError,
     APIError,
@@ -27,6 +29,7 @@ from runs_domain.model_port import ModelEvent, ModelRequest
 from runs_domain.settings import Secret
 from workers.adapters.chat_answer import ChatAnswer
 from workers.adapters.chat_messages import chat_messages, chat_tools
+from workers.adapters.retry_after import retry_after_seconds
 
 CONNECT_SECONDS: Final = 10.0
 """To reach the server, and to get a connection of the pool."""
@@ -35,7 +38,10 @@ CHUNK_SECONDS: Final = 60.0
 KEYLESS: Final = "none"
 """For servers without keys: the SDK wants one, and must not find one in the environment."""
 
-TOO_MANY_REQUESTS: Final = 429
+DIGEST_CHARS: Final = 16
+"""Of a body's SHA-256 in hex: enough to tell one run's bodies apart."""
+_PASSING: Final = frozenset({408, 409, 425, 429})
+"""Refusals that pass. 409: the same request of a lost worker is still being answered there."""
 SERVER_ERRORS: Final = 500
 _REASONS: Final = {
     401: "it does not accept this installation's key",
@@ -106,7 +112,7 @@ class OpenAIModel:
                 stream = await self._connected().post(
                     "/chat/completions",
                     body=body,
-                    options={"headers": {"Idempotency-Key": _call_id(request)}},
+                    options={"headers": {"Idempotency-Key": idempotency_key(request, body)}},
                     cast_to=object,
                     stream=True,
                     stream_cls=AsyncStream[object],
@@ -135,9 +141,17 @@ class OpenAIModel:
         return self._client
 
 
-def _call_id(request: ModelRequest) -> str:
-    """A try's own: a server that knows it may refuse to bill or run the very same try twice."""
-    return f"{request.run_id}-{request.step}-{request.attempt}-{request.attempt_tries}"
+def idempotency_key(request: ModelRequest, body: Json) -> str:
+    """One key for one request, whichever worker sends it.
+
+    After a lost or stopped worker nobody knows what became of its call: the next one sends the
+    same request under the same key, and a server that knows keys neither runs nor bills it twice.
+    A try that failed has had its answer, which such a server would only repeat: the next try is a
+    new request. So is one with another body, as a newer release may build it: a server that
+    compares would refuse the old key for it.
+    """
+    digest = hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:DIGEST_CHARS]
+    return f"{request.run_id}-{request.step}-{request.attempt_tries}-{digest}"
 
 
 def _body(request: ModelRequest) -> Json:
@@ -159,7 +173,8 @@ def _typed_failures() -> Iterator[None]:
     except (TimeoutError, APITimeoutError):
         raise ModelTimeout("The model's server did not answer in time") from None
     except APIStatusError as error:
-        raise _of_status(error.status_code) from None
+        wait_seconds = retry_after_seconds(error.response.headers)
+        raise _of_status(error.status_code, wait_seconds) from None
     except APIConnectionError:
         raise ModelOverloaded("The connection to the model's server failed") from None
     except APIError as error:
@@ -168,9 +183,10 @@ def _typed_failures() -> Iterator[None]:
         raise ModelOverloaded("The model's server sent something that is not JSON") from None
 
 
-def _of_status(status: int) -> ModelError:
-    if status == TOO_MANY_REQUESTS or status >= SERVER_ERRORS:
-        return ModelOverloaded(f"The model's server is overloaded or failing ({status})")
+def _of_status(status: int, retry_after: float | None = None) -> ModelError:
+    if status in _PASSING or status >= SERVER_ERRORS:
+        sentence = f"The model's server is overloaded or failing ({status})"
+        return ModelOverloaded(sentence, retry_after_seconds=retry_after)
     reason = _REASONS.get(status, "it rejected the request")
     return ModelRejected(f"The model's server answered {status}: {reason}")
 

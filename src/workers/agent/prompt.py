@@ -21,7 +21,8 @@ def system_prompt(
     tools: Sequence[ToolSpec],
     now: datetime,
 ) -> str:
-    """`now` is when the step begins; `tools` are those that the model is offered."""
+    """`tools` are those that the model is offered. `now` comes from the log: whoever makes the
+    call, or makes it again, says the same, byte for byte."""
     facts = [
         f"- Account: {requested.account_id}",
         f"- Artist: {requested.artist_id}"
