@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from signal import Signals
 from typing import Any, Final, cast
@@ -78,6 +78,7 @@ class StreamWorker(Worker):
         self.consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.counters = WorkerCounters()
         self._sweep_seconds = min(lease_seconds / SWEEPS_PER_LEASE, SWEEP_SECONDS_MAX)
+        self._lease_seconds = lease_seconds
         self._step_grace_seconds = step_grace_seconds
         self._payloads: dict[str, Payload] = {}
         self._running: dict[str, RunningJob] = {}
@@ -194,17 +195,27 @@ class StreamWorker(Worker):
         now = self.loop.time()
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_seconds
-            reclaimed = await self._deliveries.reclaim(self._free(), self._running)
+            reclaimed = await self._in_time(self._deliveries.reclaim(self._free(), self._running))
             self.counters.reclaimed += len(reclaimed)
             await self._accept(reclaimed, redelivered=True)
         if self._free() <= 0:
             self._wake.clear()
             await wait_for(self._wake, self._sweep_seconds)
             return
-        entries = await self._deliveries.read(self._free(), wait_seconds=self._sweep_seconds)
+        reading = self._deliveries.read(self._free(), wait_seconds=self._sweep_seconds)
+        entries = await self._in_time(reading)
         await self._accept(entries, redelivered=False)
         if self.burst and not entries and not self._running:
             self.stop()
+
+    async def _in_time(self, taking: Awaitable[list[Entry]]) -> list[Entry]:
+        """What we took. A reply may wait in the socket while this process stands still or a job
+        blocks its loop; and until we know an entry, nobody renews its lease."""
+        asked = self.loop.time()
+        entries = await taking
+        if entries and self.loop.time() - asked > self._lease_seconds / 2:
+            return await self._deliveries.confirm(entries)
+        return entries
 
     def _free(self) -> int:
         return self.max_jobs - len(self._running)

@@ -1,12 +1,37 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.redis_twins import own_valkey
 from tests.support.rest import Rest
 from tests.support.stacks import BreakableStack
+from tests.support.worker_processes import WorkerProcesses
+from workers.stack.valkey import Valkey
 
 
 @pytest.fixture
 async def client(broken: BreakableStack) -> AsyncIterator[Rest]:
     async with Rest(broken.details["baseUrl"], broken.details["apiKey"]) as rest:
         yield rest
+
+
+@pytest.fixture
+def workers(redis_url: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
+    """Worker processes on the session's Valkey."""
+    with WorkerProcesses(redis_url, tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """A Valkey of the test's own, to break."""
+    with own_valkey() as started:
+        yield started
+
+
+@pytest.fixture
+def shaken(valkey: Valkey, tmp_path: Path) -> Iterator[WorkerProcesses]:
+    """Worker processes on `valkey`."""
+    with WorkerProcesses(valkey.url(), tmp_path) as started:
+        yield started

@@ -57,8 +57,10 @@ async def test_replies_reach_their_callers_in_order(client: PipelinedRedis) -> N
     assert values == list(range(1, 501))
 
 
-async def test_a_cancelled_command_leaves_the_connection_in_step(client: PipelinedRedis) -> None:
-    """redis-py #2624: the reply of a cancelled command went to the next one."""
+async def test_redis_py_2624_a_cancelled_command_leaves_the_connection_in_step(
+    client: PipelinedRedis,
+) -> None:
+    """The reply of a cancelled command went to the next one."""
     await client.set("mine", "right")
     for turns in range(6):  # before the write, in flight, and after the reply
         doomed = asyncio.ensure_future(client.echo("wrong"))  # type: ignore[no-untyped-call]
@@ -69,10 +71,10 @@ async def test_a_cancelled_command_leaves_the_connection_in_step(client: Pipelin
         await asyncio.gather(doomed, return_exceptions=True)
 
 
-async def test_a_server_that_hangs_fails_the_call_in_time_and_the_next_one_reconnects(
+async def test_redis_py_2243_a_server_that_hangs_fails_the_call_and_the_next_one_reconnects(
     short_path: Path,
 ) -> None:
-    """redis-py #2243: without a socket time-out it hung for ever."""
+    """Without a socket time-out it hung for ever."""
     async with silent_server(short_path) as silent:
         lane = Lane(silent.url, command_seconds=0.2)
         with pytest.raises(RedisTimeoutError):

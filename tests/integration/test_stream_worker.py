@@ -87,23 +87,6 @@ async def test_no_more_jobs_run_at_once_than_there_are_slots(
         await until(lambda: len(desk.ended) == 5)
 
 
-async def test_a_worker_takes_new_jobs_while_a_hundred_run_elsewhere(
-    redis_url: str, jobs: RedisJobs
-) -> None:
-    """arq: a worker that saw 100 jobs in progress elsewhere never started a new one."""
-    busy, idle = Desk(open_by_default=False), Desk()
-    async with working(redis_url, busy, slots=120):
-        for number in range(120):
-            await jobs.send(job(number))
-        await until(lambda: len(busy.begun) == 120)
-        async with working(redis_url, idle):
-            await jobs.send(job(999))
-            await until(lambda: idle.ended == [(job(999).id, "done")])
-        for gate in list(busy.gates.values()):
-            gate.set()
-        await until(lambda: len(busy.ended) == 120)
-
-
 async def test_burst_ends_when_nothing_is_left(redis_url: str, jobs: RedisJobs) -> None:
     for number in range(3):
         await jobs.send(job(number))
@@ -158,25 +141,6 @@ async def test_what_a_dead_worker_held_comes_before_new_jobs(
 
     assert desk.begun == [Begun(job(1).id, redelivered=True), Begun(job(2).id)]
     assert worker.counters.reclaimed == 1
-
-
-async def test_a_job_longer_than_several_leases_is_never_redelivered(
-    redis_url: str, jobs: RedisJobs
-) -> None:
-    """taskiq-redis #101: a live long job was delivered again and again."""
-    holder, other = Desk(open_by_default=False), Desk()
-    lease = 0.5
-    async with working(redis_url, holder, lease_seconds=lease):
-        await jobs.send(job(1))
-        await until(lambda: holder.begun)
-        async with working(redis_url, other, lease_seconds=lease):
-            loop = asyncio.get_running_loop()
-            end = loop.time() + 5 * lease
-            await until(lambda: loop.time() > end)
-            holder.gates[job(1).id].set()
-            await until(lambda: holder.ended == [(job(1).id, "done")])
-
-    assert other.begun == []
 
 
 async def test_losing_its_lease_cancels_a_job_and_leaves_the_entry_alone(
@@ -321,7 +285,6 @@ async def test_a_job_over_its_time_out_is_ended(
 async def test_stopping_hands_a_job_over_at_its_steps_end_and_gives_the_try_back(
     redis_url: str, jobs: RedisJobs
 ) -> None:
-    """arq #267: a deploy used up a try of every running job."""
     leaving, staying = Desk(open_by_default=False), Desk()
     async with working(redis_url, leaving, lease_seconds=60.0) as worker:
         await jobs.send(job(1))
@@ -502,26 +465,6 @@ async def test_jobs_held_since_flushall_are_handed_over_like_others(
     assert await redis.zcard(names.JOB_LATER) == 0
 
 
-async def test_a_restarted_redis_is_found_again_and_running_jobs_finish(valkey: Valkey) -> None:
-    """arq #435: a worker died of a blip. celery #8030: it went deaf after reconnecting."""
-    desk = Desk(open_by_default=False)
-    redis = PipelinedRedis(valkey.url())
-    async with working(valkey.url(), desk) as worker:
-        await until(lambda: _sent(redis, 1))
-        await until(lambda: desk.begun)
-        valkey.stop()
-        await until(lambda: worker.counters.redis_failures >= 2)
-        valkey.start()
-        desk.gates[job(1).id].set()
-        await until(lambda: _sent(redis, 2))
-        desk.gates[job(2).id].set()
-        await until(lambda: len(desk.ended) == 2)
-        await until(lambda: _idle(redis))
-    await redis.aclose()
-
-    assert [begun.id for begun in desk.begun] == [job(1).id, job(2).id]
-
-
 async def test_a_job_that_ends_while_redis_is_down_is_finished_when_it_is_back(
     valkey: Valkey,
 ) -> None:
@@ -566,10 +509,10 @@ async def test_a_worker_stops_also_while_redis_is_down(valkey: Valkey) -> None:
     assert desk.ended == [(job(1).id, "stopped")]
 
 
-async def test_destroying_the_group_redelivers_instead_of_losing(
+async def test_faststream_2611_destroying_the_group_redelivers_instead_of_losing(
     redis_url: str, redis: PipelinedRedis, jobs: RedisJobs
 ) -> None:
-    """faststream #2611: NOGROUP for ever."""
+    """A consumer that met NOGROUP met it for ever."""
     await jobs.send(job(1))
     await redis.xgroup_destroy(names.JOB_STREAM, names.GROUP)
     desk = Desk()
@@ -577,7 +520,7 @@ async def test_destroying_the_group_redelivers_instead_of_losing(
         await until(lambda: desk.ended == [(job(1).id, "done")])
 
 
-async def test_a_group_that_is_destroyed_under_a_worker_is_made_again(
+async def test_faststream_2611_a_group_that_is_destroyed_under_a_worker_is_made_again(
     redis_url: str, redis: PipelinedRedis, jobs: RedisJobs
 ) -> None:
     desk = Desk()

@@ -1,86 +1,96 @@
-"""A worker process for tests that kill it: `python -m tests.support.job_worker URL NAME SECONDS…`.
+"""A worker process for tests that kill it: `python -m tests.support.job_worker URL FOLDER NAME …`.
 
-Each job notes `<name> <what> <cause> <redelivered>` in the list NOTES and then does what the text
-at `plan:<job id>` says: `end`, `hold` (until the list `gate:<job id>` has something), or `block`
-(keep the event loop busy until then).
+What its jobs do stands in files in FOLDER, so that Redis may go away meanwhile (see `job_desk`).
 """
 
+import argparse
 import asyncio
-import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
-import redis
-from redis.asyncio import Redis
+from arq.cron import cron
 
 from runs_domain.ports import Job
+from tests.support.job_desk import TICK, JobDesk
 from workers.delivery import Delivery
 from workers.stream_worker import StreamWorker
 
-NOTES: Final = "test:notes"
-STAY: Final = "test:stay"
-"""A job that was blocked waits for something in this list before it ends, if it is given time."""
-ASK_SECONDS: Final = 2
-ASKS_MAX: Final = 15
-
-
-def plan_key(job_id: str) -> str:
-    return f"test:plan:{job_id}"
-
-
-def gate_key(job_id: str) -> str:
-    return f"test:gate:{job_id}"
+LOOK_SECONDS: Final = 0.02
+STAY_SECONDS_MAX: Final = 30.0
 
 
 class NotingJob:
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
+        self._desk = JobDesk(folder)
         self._name = name
-        self._redis = Redis.from_url(url, socket_timeout=5.0)
-        self._sync = redis.Redis.from_url(url, socket_timeout=5.0)
 
     async def run(self, _ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:
-        how = f"{delivery.cause} {'redelivered' if delivery.redelivered else 'new'}"
-        await self._note(f"begun {how}")
-        plan = await self._redis.get(plan_key(job.id))
+        how = "redelivered" if delivery.redelivered else "new"
+        self._note(job.id, f"begun {delivery.cause} {how}")
         try:
-            if plan == b"block":
-                while not self._sync.exists(gate_key(job.id)):
-                    pass
-                for _ in range(ASKS_MAX):
-                    if await self._redis.blpop([STAY], timeout=ASK_SECONDS):
-                        break
-            elif plan == b"hold":
-                done = await self._hold(job, delivery)
-                await self._note("done" if done else "stopped")
-                return done
+            done = await self._play(job.id, delivery.stopping)
         except asyncio.CancelledError:
-            await self._note("cancelled")
+            self._note(job.id, "cancelled")
             raise
-        await self._note("done")
+        self._note(job.id, "done" if done else "stopped")
+        return done
+
+    async def tick(self, _ctx: dict[Any, Any]) -> None:
+        self._note(TICK, "ticked")
+        await self._play(TICK, asyncio.Event())
+
+    async def _play(self, job_id: str, stopping: asyncio.Event) -> bool:
+        what, seconds = self._desk.plan_of(job_id)
+        if what == "block":
+            while not self._desk.is_open(job_id):
+                pass
+            return await _seen(self._desk.may_leave, stopping, STAY_SECONDS_MAX)
+        if what == "hold":
+            return await _seen(lambda: self._desk.is_open(job_id), stopping)
+        if what == "work":
+            await _seen(lambda: False, asyncio.Event(), seconds)
         return True
 
-    async def _hold(self, job: Job, delivery: Delivery) -> bool:
-        while not delivery.stopping.is_set():
-            if await self._redis.exists(gate_key(job.id)):
-                return True
-            # Not wait_for: on Python 3.11 it can swallow a cancel that meets its time-out.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.02):
-                    await delivery.stopping.wait()
-        return False
-
-    async def _note(self, what: str) -> None:
-        # The blocking client: the other's connection may just have been cut off by a cancel.
-        self._sync.rpush(NOTES, f"{self._name} {what}")
+    def _note(self, job_id: str, what: str) -> None:
+        self._desk.note(self._name, job_id, what)
 
 
-async def main(url: str, name: str, lease_seconds: float, watchdog_seconds: float) -> None:
-    job = NotingJob(url, name)
+async def _seen(condition: Any, stopping: asyncio.Event, seconds: float = 3600.0) -> bool:
+    """False if `stopping` or the time came first."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not condition():
+        if stopping.is_set() or loop.time() > end:
+            return False
+        # Not wait_for: on Python 3.11 it can swallow a cancel that meets its time-out.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await stopping.wait()
+    return True
+
+
+async def main(given: argparse.Namespace) -> None:
+    job = NotingJob(given.folder, given.name)
+    ticks = [cron(job.tick, name="tick", second=set(range(60)))] if given.cron else []  # type: ignore[arg-type]
     worker = StreamWorker(
-        url, {"run": job.run}, lease_seconds=lease_seconds, watchdog_seconds=watchdog_seconds
+        given.url,
+        {"run": job.run},
+        cron_jobs=ticks,
+        slots=given.slots,
+        lease_seconds=given.lease_seconds,
+        watchdog_seconds=given.watchdog_seconds,
     )
     await worker.serve()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--lease-seconds", type=float, required=True)
+    parser.add_argument("--watchdog-seconds", type=float, required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--cron", action="store_true")
+    asyncio.run(main(parser.parse_args()))

@@ -19,6 +19,7 @@ CONSUMER_KEPT_SECONDS: Final = 300
 
 _OPEN: Final = job_script("job_open")
 _RECLAIM: Final = job_script("job_reclaim")
+_CONFIRM: Final = job_script("job_confirm")
 _FINISH: Final = job_script("job_finish")
 _REQUEUE: Final = job_script("job_requeue")
 _FORGET: Final = job_script("job_forget")
@@ -72,6 +73,13 @@ class JobDeliveries:
         args = (self._consumer, self._lease_ms, count, DUE_PER_CALL_MAX, *running)
         _, taken = await _RECLAIM(self._redis, JOB_KEYS, (names.GROUP, *args))
         return _entries(taken)
+
+    async def confirm(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of `entries` that are still ours: Redis gave them to us some time ago."""
+        tickets = [entry.ticket for entry in entries]
+        args = (names.GROUP, self._consumer, *tickets)
+        ours = {ticket.decode() for ticket in await _CONFIRM(self._redis, JOB_KEYS, args)}
+        return [entry for entry in entries if entry.ticket in ours]
 
     async def finish(self, ticket: str, key: str) -> bool:
         """Take the job out for good. False = it was not ours any more."""

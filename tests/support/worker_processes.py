@@ -1,0 +1,121 @@
+"""Worker processes of a test, and what it asks of them."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from runs_domain.storage import redis_names as names
+from runs_domain.storage.redis_jobs import JOB_KEYS, job_script
+from tests.support.job_desk import JobDesk, job_id
+from tests.support.redis_twins import ACCOUNT
+from tests.support.waiting import until_sync
+
+WAIT_SECONDS = 20.0
+LEASE_SECONDS = 1.0
+FIRST = job_id(1)
+
+Worker = subprocess.Popen[bytes]
+
+
+class WorkerProcesses:
+    """`with WorkerProcesses(url, folder) as workers:`; all are gone at the end."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.desk = JobDesk(folder)
+        self.redis = redis.Redis.from_url(url, socket_timeout=5.0)
+        self._command = [sys.executable, "-m", "tests.support.job_worker", url, str(folder)]
+        self._processes = ExitStack()
+
+    def start(
+        self,
+        name: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        watchdog_seconds: float = 60.0,
+        slots: int = 64,
+        cron: bool = False,
+    ) -> Worker:
+        options = {
+            "--lease-seconds": lease_seconds,
+            "--watchdog-seconds": watchdog_seconds,
+            "--slots": slots,
+        }
+        flat = [str(word) for option in options.items() for word in option]
+        worker = subprocess.Popen(  # noqa: S603 - our own program
+            [*self._command, name, *flat, *(["--cron"] if cron else [])]
+        )
+        self._processes.callback(_end, worker)
+        return worker
+
+    def send(self, *ids: str) -> None:
+        """Send a job each, as the API does."""
+        send = job_script("job_send")
+        for one in ids:
+            args = (names.GROUP, "run", one, ACCOUNT, "fresh")
+            self.redis.eval(send.text, len(JOB_KEYS), *JOB_KEYS, *args)
+
+    def notes(self, one: str = FIRST) -> list[str]:
+        """What workers noted of a job, in order: `<worker> <what>`."""
+        return [f"{note.name} {note.what}" for note in self.desk.notes() if note.job_id == one]
+
+    def noted(self, note: str, one: str = FIRST, *, timeout_seconds: float = WAIT_SECONDS) -> None:
+        def stands_there() -> bool:
+            return note in self.notes(one)
+
+        until_sync(stands_there, timeout_seconds=timeout_seconds)
+
+    def begun(self, one: str = FIRST) -> list[str]:
+        """Which workers began the job, in order."""
+        return [note.split()[0] for note in self.notes(one) if note.split()[1] == "begun"]
+
+    def done(self) -> set[str]:
+        """The jobs that came to their end somewhere."""
+        return {note.job_id for note in self.desk.notes() if note.what == "done"}
+
+    def all_done(self, ids: Sequence[str], *, timeout_seconds: float = WAIT_SECONDS) -> None:
+        until_sync(lambda: self.done() >= set(ids), timeout_seconds=timeout_seconds)
+
+    def nothing_left(self) -> None:
+        """Wait until no job is left in Redis, nor anything else that a job put there."""
+
+        def empty() -> bool:
+            kept = {names.JOB_STREAM.encode(), names.JOB_EPOCH.encode()}
+            keys = set(self.redis.scan_iter("*{jobs}*"))
+            keys = {key for key in keys if b":health:" not in key and b":cron:" not in key}
+            return keys <= kept and self.redis.xlen(names.JOB_STREAM) == 0
+
+        until_sync(empty, timeout_seconds=WAIT_SECONDS)
+
+    def leases_pass(self, count: float, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        """By the server's clock, which leases are counted in."""
+        seconds = count * lease_seconds
+        end = self._server_seconds() + seconds
+        until_sync(lambda: self._server_seconds() > end, timeout_seconds=seconds + WAIT_SECONDS)
+
+    def _server_seconds(self) -> float:
+        whole, millionths = self.redis.time()
+        return whole + millionths / 1e6
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._processes.close()
+        self.redis.close()
+
+
+def _end(worker: Worker) -> None:
+    worker.send_signal(signal.SIGKILL)
+    worker.wait(WAIT_SECONDS)
