@@ -217,7 +217,7 @@ class KeyLeases(Protocol):
 class ChunkTail(Struct, frozen=True):
     """What Redis holds of a run's frames: indexes `first` … `first + len(frames) - 1`.
 
-    `attempt` wrote last or has fenced the others off: it vouches for every frame that is there.
+    `attempt` wrote last: it vouches for every frame that is there.
     """
 
     first: int
@@ -225,31 +225,50 @@ class ChunkTail(Struct, frozen=True):
     attempt: Attempt
 
 
+class Fence(Struct, frozen=True):
+    """One call's fence at one run's chunks. `mark` is that call's alone."""
+
+    attempt: Attempt
+    mark: str
+
+
 class ChunkStream(Protocol):
     """Frames of live runs, numbered from 0. Every method raises QueueUnavailable on doubt."""
 
-    async def raise_attempt(self, run_id: RunId, attempt: Attempt, index: int) -> ChunkTail | None:
-        """Fence off lower attempts, then give what is there from `index` on; None = nothing is.
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> Fence:
+        """Fence off lower attempts, and whoever else has this one.
 
-        `first + len(frames)` is the next index in any case: with no frames, `first` is. `first`
-        is above `index` where the stream begins later, and below it where it ends before.
+        A wiped Redis has no fence, so anybody may put up one there. It is good for writing only
+        once its holder has looked into the log *after* this call, and has found no higher attempt.
+        Raises StaleAttempt if a higher attempt's fence stands.
         """
         ...
 
-    async def write(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
-    ) -> bool:
+    async def tail(self, run_id: RunId, fence: Fence, index: int) -> ChunkTail | None:
+        """What is there from `index` on, whoever wrote it; None = nothing is.
+
+        `first + len(frames)` is the next index in any case: with no frames, `first` is. `first`
+        is above `index` where the stream begins later, and below it where it ends before.
+        Raises StaleAttempt and FenceDown as `write` does.
+        """
+        ...
+
+    async def write(self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]) -> bool:
         """Put `frames` at `index` … in one call. False = `index` is not the next one.
 
-        Raises StaleAttempt if a higher attempt was raised. A stream that is not there begins at
-        0 only: any other index is False, and the writer restarts from what it has in memory.
+        A stream without frames begins at 0 only: at any other index the answer is False, and the
+        writer restarts from what it has in memory. Raises StaleAttempt if a higher attempt's fence
+        stands, and FenceDown if this one does not: Redis was wiped, or another call raised it.
         """
         ...
 
     async def restart(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+        self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]
     ) -> None:
-        """Forget what is there and begin again at `index`: what came before is in the log."""
+        """Forget what is there and begin again at `index`: what came before is in the log.
+
+        Raises StaleAttempt and FenceDown as `write` does.
+        """
         ...
 
     async def read(self, run_id: RunId, index: int, *, count: int) -> ChunkTail | None:

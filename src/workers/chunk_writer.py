@@ -3,18 +3,21 @@
 What is not committed yet is kept in memory, so that a Redis that forgot everything gets the open
 step again. What is committed stands in the log, where readers find it; a committed frame that
 Redis missed is simply not there.
+
+Without a fence of its own nothing is written: after a wipe the writer puts one up, looks into the
+log whether the run is still this worker's, and begins the open step anew (decision 0009).
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from runs_domain.errors import QueueUnavailable, StaleAttempt
+from runs_domain.errors import FenceDown, QueueUnavailable, StaleAttempt, StoreUnavailable
 from runs_domain.faults import log_fault
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream, Clock
+from runs_domain.ports import ChunkStream, Clock, Fence
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +30,28 @@ CHUNKS_KEPT_SECONDS: Final = 3600
 
 
 class ChunkWriter:
-    """One run's outgoing frames. `interrupt` is set when a higher attempt has the stream."""
+    """One run's outgoing frames. `interrupt` is set when a higher attempt has the stream.
+
+    `confirm` looks into the log, and raises StaleAttempt if another worker holds the run.
+    """
 
     def __init__(
-        self, chunks: ChunkStream, run_id: RunId, clock: Clock, interrupt: asyncio.Event
+        self,
+        chunks: ChunkStream,
+        run_id: RunId,
+        clock: Clock,
+        interrupt: asyncio.Event,
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self.lost = False
+        self.fence: Fence | None = None
+        """Ours, and the log was looked into after it was put up; None = to be put up."""
         self._chunks = chunks
         self._run_id = run_id
         self._attempt = Attempt(1)
         self._clock = clock
         self._interrupt = interrupt
+        self._confirm = confirm
         self._base = 0
         """Index of the first frame in `_frames`."""
         self._frames: list[bytes] = []
@@ -56,18 +70,20 @@ class ChunkWriter:
     ) -> None:
         """Frames before `index` are committed; Redis has those before `written`.
 
-        `frames` are known ones from `index` on that Redis may have already.
+        `frames` are known ones from `index` on that Redis may have already. Without a fence one
+        is put up at once, also if there is nothing to write: it keeps lower attempts out.
         """
         self._attempt = attempt
         self._base = self._committed = index
         self._frames = list(frames)
         self._written = written
         self.push(())
+        if self.fence is None:
+            self._wake()
 
-    def begin_anew(self, attempt: Attempt, index: int) -> None:
+    def begin_anew(self, index: int) -> None:
         """Frames before `index` are committed; whatever else Redis has is to be forgotten."""
         self._frames.clear()
-        self._attempt = attempt
         self._base = self._committed = self._written = index
         self._restart = True
 
@@ -77,6 +93,9 @@ class ChunkWriter:
         if self._written >= self._base + len(self._frames):
             return
         self._idle.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         self._more.set()
         if self._task is None:
             self._task = asyncio.create_task(self._send_all())
@@ -98,39 +117,52 @@ class ChunkWriter:
         while not self.lost:
             if self._written >= self._base + len(self._frames):
                 self._idle.set()
-                self._more.clear()
-                await self._more.wait()
-                continue
+                if self.fence is not None:
+                    self._more.clear()
+                    await self._more.wait()
+                    continue
             try:
-                await self._send_some()
+                if self.fence is None:
+                    await self._put_up_fence()
+                else:
+                    await self._send_some(self.fence)
             except StaleAttempt:
                 self.lost = True
                 self._interrupt.set()
-            except QueueUnavailable:
+            except FenceDown:
+                self.fence, self._restart = None, True
+            except (QueueUnavailable, StoreUnavailable) as error:
                 if not self._restart:
-                    logger.warning("run %s streams to nobody: Redis is away", self._run_id)
+                    away = type(error).__name__
+                    logger.warning("run %s streams to nobody: %s", self._run_id, away)
                 await self._pause()
             except Exception as error:  # noqa: BLE001 - a run never fails by its stream
                 log_fault(logger, f"run {self._run_id}: sending chunks failed", error)
                 await self._pause()
         self._idle.set()
 
+    async def _put_up_fence(self) -> None:
+        """In this order: what resumes the run after our look finds our fence, and is above it."""
+        fence = await self._chunks.raise_attempt(self._run_id, self._attempt)
+        await self._confirm()
+        self.fence, self._restart = fence, True
+
     async def _pause(self) -> None:
         self._restart = True
         self._forget()
         await self._clock.sleep(RETRY_SECONDS)
 
-    async def _send_some(self) -> None:
+    async def _send_some(self, fence: Fence) -> None:
         if self._restart:
             self._forget()
             base, frames = self._base, self._frames[:FRAMES_PER_WRITE_MAX]
-            await self._chunks.restart(self._run_id, self._attempt, base, frames)
+            await self._chunks.restart(self._run_id, fence, base, frames)
             self._restart = False
             self._written = base + len(frames)
             return
         start = self._written - self._base
         frames = self._frames[start : start + FRAMES_PER_WRITE_MAX]
-        if await self._chunks.write(self._run_id, self._attempt, self._written, frames):
+        if await self._chunks.write(self._run_id, fence, self._written, frames):
             self._written += len(frames)
             self._forget()
         else:

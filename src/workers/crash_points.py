@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from runs_domain.events import TAGS
-from runs_domain.ids import Attempt, RunId
+from runs_domain.ids import RunId
 from runs_domain.model_port import Model, ModelEnd, ModelEvent, ModelRequest
-from runs_domain.ports import Append, ChunkStream, EventLog, KeyLeases, Recorded
+from runs_domain.ports import Append, ChunkStream, EventLog, Fence, KeyLeases, Recorded
 from runs_domain.sandbox_port import Sandbox, SandboxProvider, SandboxSpec
 from runs_domain.storage.crash_points import CrashPoints, replaced
 from runs_domain.storage.redis_deliveries import Entry, JobDeliveries
@@ -28,11 +28,9 @@ class WorkerCrashPoints:
         return replaced(log, append=append) if self._points.on else log
 
     def chunks(self, chunks: ChunkStream) -> ChunkStream:
-        async def write(
-            run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
-        ) -> bool:
+        async def write(run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]) -> bool:
             with self._points.around("chunk", times=len(frames)):
-                return await chunks.write(run_id, attempt, index, frames)
+                return await chunks.write(run_id, fence, index, frames)
 
         raise_attempt = self._points.call("raise", chunks.raise_attempt)
         return (

@@ -83,7 +83,7 @@ class Driver:
         run_id = RunId(UUID(job.id))
         held = HeldRun(run_id, self._log, self._chunks, self._clock, worker_id=self._worker_id)
         try:
-            if await take(held, job, redelivered=redelivered):
+            if await take(held, job, self._chunks, redelivered=redelivered):
                 await self._keys.renew(held)
                 await recover_stream(held, self._log, self._chunks)
             async with (

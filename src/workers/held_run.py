@@ -49,7 +49,7 @@ class HeldRun:
         """Set when the step in hand must be cut short: a cancel is in the log, or the run is
         another worker's, or its key is gone. `catch_up` and `key_lost` say which."""
         self.key_lost = False
-        self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt)
+        self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt, self.confirm)
         self._log = log
         self._clock = clock
         self._actor = f"worker:{worker_id}"
@@ -91,6 +91,20 @@ class HeldRun:
             raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
         if self.writer.lost:
             raise StaleAttempt("a higher attempt writes the run's chunks")
+
+    async def confirm(self) -> None:
+        """Raises StaleAttempt if by the log another worker holds the run now.
+
+        Takes in nothing, so that it may run beside an append in hand.
+        """
+        for entry in await self._log.read(self.run_id, after=self.state.version):
+            match entry.event:
+                case events.Resumed(attempt=attempt) if attempt > self.attempt:
+                    raise StaleAttempt(f"attempt {attempt} holds the run now")
+                case _ if self.holding and self._is_a_rivals(entry):
+                    raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
+                case _:
+                    pass
 
     def _is_a_rivals(self, entry: Recorded) -> bool:
         return entry.actor.startswith("worker:") and entry.actor != self._actor

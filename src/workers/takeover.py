@@ -1,7 +1,8 @@
 """How a worker comes to hold a run: the first one, or one after a lost or stopped worker."""
 
+import asyncio
 import logging
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -10,40 +11,59 @@ from runs_domain import frames as wire
 from runs_domain.closing import OUTCOME_UNKNOWN
 from runs_domain.errors import (
     AppendRefused,
+    FenceDown,
     IllegalTransition,
     QueueUnavailable,
     RunEnded,
     RunNotFound,
+    StaleAttempt,
+    StoreUnavailable,
     VersionConflict,
 )
 from runs_domain.faults import log_fault
 from runs_domain.frames import frames_of
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream, EventLog, Job
-from runs_domain.run import is_live
+from runs_domain.ports import ChunkStream, ChunkTail, EventLog, Fence, Job
+from runs_domain.run import FIRST_ATTEMPT, is_live
 from runs_domain.step import StepRecorder
 from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)
 
 
-async def take(held: HeldRun, job: Job, *, redelivered: bool) -> bool:
+FENCE_SECONDS_MAX: Final = 0.25
+"""How long a run waits for its fence; without one its chunk writer goes on trying."""
+
+
+async def take(held: HeldRun, job: Job, chunks: ChunkStream, *, redelivered: bool) -> bool:
     """Read the run; append `resumed` unless this is the first worker. True = resumed.
+
+    The fence goes up before our first append: that append, which is refused once somebody else
+    has appended, is then the look into the log that makes the fence good for writing.
 
     Raises RunNotFound for an unknown run and StaleAttempt when another worker was faster.
     """
-    await held.reload()
+    fence = None
+    if is_fresh := job.cause == "fresh" and not redelivered:  # at no cost: beside the reading
+        fence, _ = await asyncio.gather(_raised(held, chunks, FIRST_ATTEMPT), held.reload())
+    else:
+        await held.reload()
     if held.state.requested is None:
         raise RunNotFound(f"run {held.run_id} has no events")
     held.attempt = held.state.attempt
     untouched = held.state.provisioned is None and held.state.version == 1
-    if not is_live(held.state) or (untouched and job.cause == "fresh" and not redelivered):
+    if not is_live(held.state):
         held.holding = True
+        return False
+    if untouched and is_fresh:
+        held.holding, held.writer.fence = True, fence
+        held.writer.begin(held.attempt, held.cursor.next_index, written=held.cursor.next_index)
         return False
     reason: Literal["lost", "handover"] = (
         "handover" if job.cause == "handover" and not redelivered else "lost"
     )
     attempt = Attempt(held.state.attempt + 1)
+    held.writer.fence = await _raised(held, chunks, attempt)
     try:
         await held.append(c.ResumeRun(attempt=attempt, reason=reason))
     except RunEnded:  # cancelled meanwhile, while it was queued
@@ -53,21 +73,28 @@ async def take(held: HeldRun, job: Job, *, redelivered: bool) -> bool:
     return True
 
 
+async def _raised(held: HeldRun, chunks: ChunkStream, attempt: Attempt) -> Fence | None:
+    """The run does not wait for a Redis that is away; whose the run is, the log decides."""
+    try:
+        async with asyncio.timeout(FENCE_SECONDS_MAX):
+            return await chunks.raise_attempt(held.run_id, attempt)
+    except (QueueUnavailable, TimeoutError, StaleAttempt) as error:
+        logger.warning("run %s begins without a fence: %s", held.run_id, type(error).__name__)
+        return None
+
+
 async def recover_stream(held: HeldRun, log: EventLog, chunks: ChunkStream) -> None:
     """Fence the chunk stream, send committed frames that never went out, and persist closed what
     the lost worker had streamed of a step that is not committed."""
     committed = held.cursor.next_index
-    try:
-        tail = await chunks.raise_attempt(held.run_id, held.attempt, committed)
-    except QueueUnavailable:
-        logger.warning("run %s resumes without its live stream: Redis is away", held.run_id)
-        tail = None
+    tail = await _tail(held, chunks, committed)
     if tail is None:
         held.writer.begin(held.attempt, committed, written=committed)
         return
     there = tail.first + len(tail.frames)
     if tail.first > committed:  # the log has less than was sent: it went back in time
-        held.writer.begin_anew(held.attempt, committed)
+        held.writer.begin(held.attempt, committed, written=committed)
+        held.writer.begin_anew(committed)
         return
     if there < committed:
         missing = await _committed_frames(held.run_id, log, there)
@@ -92,7 +119,31 @@ async def recover_stream(held: HeldRun, log: EventLog, chunks: ChunkStream) -> N
         # Frames that no step of this log can have sent: content was erased, the log went back
         # in time, or another release wrote them. The run goes on as if Redis had lost them.
         log_fault(logger, f"run {held.run_id}: the live tail cannot be kept", error)
-        held.writer.begin_anew(held.attempt, committed)
+        held.writer.begin_anew(committed)
+
+
+async def _tail(held: HeldRun, chunks: ChunkStream, index: int) -> ChunkTail | None:
+    """What lower attempts left from `index` on, behind our fence; None = nothing that is known.
+
+    If Redis was wiped between our fence and `resumed`, a lower attempt may have put up its own
+    there and have found itself in the log. So ours is asked for, and put up again if it is gone.
+    """
+    writer = held.writer
+    try:
+        if writer.fence is not None:
+            try:
+                return await chunks.tail(held.run_id, writer.fence, index)
+            except FenceDown:
+                writer.fence = None
+        fence = await chunks.raise_attempt(held.run_id, held.attempt)
+        await held.confirm()
+        writer.fence = fence
+        return await chunks.tail(held.run_id, fence, index)
+    except (QueueUnavailable, StoreUnavailable, FenceDown) as error:
+        writer.fence = None
+        reason = type(error).__name__
+        logger.warning("run %s resumes without its live stream: %s", held.run_id, reason)
+        return None
 
 
 async def _committed_frames(run_id: RunId, log: EventLog, start: int) -> list[bytes]:

@@ -1,7 +1,7 @@
 """Two attempts at one chunk stream, in any order: what holds whatever they do."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runs_domain.errors import StaleAttempt
+from runs_domain.errors import FenceDown, StaleAttempt
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream
-from runs_domain.storage.memory_chunks import MemoryChunks
-from runs_domain.storage.redis_chunks import RedisChunks
+from runs_domain.ports import ChunkStream, Fence
+from runs_domain.storage.memory_chunks import NO_FENCE, MemoryChunks
+from runs_domain.storage.redis_chunks import RedisChunks, _keys
 from runs_domain.storage.redis_client import PipelinedRedis
 from tests.support.redis_twins import pubsub_of
 
@@ -23,8 +23,9 @@ _runs = itertools.count(1)
 
 @dataclass(frozen=True)
 class Action:
-    verb: Literal["write", "restart", "raise"]
-    attempt: int
+    verb: Literal["write", "restart", "raise", "wipe"]
+    worker: int
+    """Its attempt is 1 + half of it: two workers share one."""
     offset: int
     """From the next index."""
     count: int
@@ -32,8 +33,8 @@ class Action:
 
 actions = st.builds(
     Action,
-    verb=st.sampled_from(["write", "write", "write", "restart", "raise"]),
-    attempt=st.integers(1, 3),
+    verb=st.sampled_from(["write", "write", "write", "restart", "raise", "raise", "wipe"]),
+    worker=st.integers(0, 5),
     offset=st.sampled_from([0, 0, 0, -1, 1]),
     count=st.integers(0, 3),
 )
@@ -52,53 +53,70 @@ async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has its own run
 )
 @given(plan=st.lists(actions, max_size=25))
-async def test_invariant_3_no_lower_attempt_adds_a_frame_and_indexes_have_no_hole(
+async def test_invariant_3_only_whose_fence_stands_adds_a_frame_and_indexes_have_no_hole(
     redis: PipelinedRedis, plan: list[Action]
 ) -> None:
     run_id = RunId(UUID(int=next(_runs)))
     async with pubsub_of(redis) as pubsub:
-        real = _Watched(RedisChunks(redis, pubsub), run_id)
-        twin = _Watched(MemoryChunks(), run_id)
+        memory, redis_chunks = MemoryChunks(), RedisChunks(redis, pubsub)
+        real = _Watched(redis_chunks, run_id, lambda: redis.delete(*_keys(run_id)))
+        twin = _Watched(memory, run_id, lambda: _done(memory.wipe()))
         for number, action in enumerate(plan):
             assert await real.perform(action, number) == await twin.perform(action, number)
             assert await real.check() == await twin.check()
+
+
+async def _done(_: None) -> None:
+    pass
 
 
 @dataclass
 class _Watched:
     chunks: ChunkStream
     run_id: RunId
-    raised: int = 0
+    wipe: Callable[[], Awaitable[object]]
+    fences: dict[int, Fence] = field(default_factory=dict)
+    standing: Fence | None = None
+    """What a reader of this test knows: the fence that the last raise after the last wipe made."""
     seen: set[bytes] = field(default_factory=set)
 
     async def perform(self, action: Action, number: int) -> object:
-        """What the port answered; a refusal for being too low must be one."""
-        index = max(0, (await self.chunks.next_index(self.run_id) or 0) + action.offset)
-        attempt = Attempt(action.attempt)
-        frames = [b"%d %d %d" % (attempt, index + i, number) for i in range(action.count)]
+        """What the port answered; it is checked against the fence that stands."""
+        if action.verb == "wipe":
+            await self.wipe()
+            self.standing, self.seen = None, set()
+            return None
+        attempt = Attempt(1 + action.worker // 2)
+        standing = self.standing
         try:
-            answer = await self._ask(action, attempt, index, frames)
+            if action.verb == "raise":
+                fence = await self.chunks.raise_attempt(self.run_id, attempt)
+                self.fences[action.worker] = self.standing = fence
+                answer: object = fence.attempt
+            else:
+                answer = await self._send(action, attempt, number)
         except StaleAttempt:
-            assert attempt < self.raised
+            assert standing is not None
+            assert attempt < standing.attempt
             return "stale"
-        assert attempt >= self.raised
-        if answer is not False:
-            self.raised = attempt
+        except FenceDown:
+            assert standing is None or attempt >= standing.attempt
+            assert standing != self.fences.get(action.worker, NO_FENCE)
+            return "down"
+        assert standing is None or attempt >= standing.attempt
+        assert action.verb == "raise" or standing == self.fences[action.worker]
         return answer
 
-    async def _ask(
-        self, action: Action, attempt: Attempt, index: int, frames: list[bytes]
-    ) -> object:
-        match action.verb:
-            case "write":
-                return await self.chunks.write(self.run_id, attempt, index, frames)
-            case "restart":
-                return await self.chunks.restart(self.run_id, attempt, index, frames)
-            case "raise":
-                return await self.chunks.raise_attempt(self.run_id, attempt, index)
+    async def _send(self, action: Action, attempt: Attempt, number: int) -> object:
+        fence = self.fences.get(action.worker, Fence(attempt, "never raised"))
+        index = max(0, (await self.chunks.next_index(self.run_id) or 0) + action.offset)
+        frames = [b"%d %d %d" % (attempt, index + i, number) for i in range(action.count)]
+        if action.verb == "restart":
+            return await self.chunks.restart(self.run_id, fence, index, frames)
+        return await self.chunks.write(self.run_id, fence, index, frames)
 
     async def check(self) -> object:
-        """Each frame stands at its index; no new frame is of an attempt below the raised one."""
+        """Each frame stands at its index; no new frame is of an attempt below the fence."""
         end = await self.chunks.next_index(self.run_id)
         if end is None:
             return None
@@ -110,7 +128,9 @@ class _Watched:
         for place, frame in enumerate(tail, base):
             attempt, index, _ = map(int, frame.split())
             assert index == place
-            assert frame in self.seen or attempt >= self.raised
+            assert frame in self.seen or (
+                self.standing is not None and attempt == self.standing.attempt
+            )
         self.seen = set(tail)
         return base, tail
 

@@ -228,7 +228,7 @@ async def _subscriptions(redis: PipelinedRedis, count: int) -> bool:
 
 async def _written(chunks: RedisChunks) -> bool:
     try:
-        await chunks.restart(RUN, Attempt(1), 0, [b"a"])
+        await chunks.restart(RUN, await chunks.raise_attempt(RUN, Attempt(1)), 0, [b"a"])
     except Exception:  # noqa: BLE001 - until Redis is there
         return False
     return True

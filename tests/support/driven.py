@@ -1,5 +1,6 @@
 """A run that a test drives in a worker's place: events to the log, frames to the chunk stream."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runs_domain import commands as c
@@ -67,7 +68,7 @@ class Driven:
         frames = await self.frames()
         sent = await self.chunks.next_index(self.run_id) or 0
         if frames[sent:]:
-            await self.chunks.write(self.run_id, self.attempt, sent, frames[sent:])
+            await self._send(sent, frames[sent:])
 
     async def begin(self) -> None:
         await self.do(b.provisioned(self.attempt), b.mint_key(self.attempt), b.start(self.attempt))
@@ -80,8 +81,12 @@ class Driven:
         """A delta that goes out before its event."""
         frames = [encode(frame) for frame in recorder.add(m.TextDelta(text=text))]
         index = await self.chunks.next_index(self.run_id) or 0
-        await self.chunks.write(self.run_id, self.attempt, index, frames)
+        await self._send(index, frames)
         return frames
+
+    async def _send(self, index: int, frames: Sequence[bytes]) -> None:
+        fence = await self.chunks.raise_attempt(self.run_id, self.attempt)
+        await self.chunks.write(self.run_id, fence, index, frames)
 
     async def persist(self, recorder: StepRecorder, *, reason: e.FinishReason = "stop") -> None:
         end = m.ModelEnd(finish_reason=reason, usage=USAGE)

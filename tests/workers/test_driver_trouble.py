@@ -14,7 +14,7 @@ from runs_domain.errors import HistoryCorrupt, SandboxNotFound, SandboxUnavailab
 from runs_domain.frames import TextEnd, encode, frames_of
 from runs_domain.handle import handle
 from runs_domain.ids import Attempt
-from runs_domain.ports import Job
+from runs_domain.ports import Fence, Job
 from runs_domain.stream_reader import StreamReader
 from tests.support.builders import ACCOUNT, RUN
 from tests.support.driving import ExecProvider, World
@@ -62,6 +62,11 @@ async def crash(world: World, model: Waiting) -> None:
     await asyncio.wait({driving})
 
 
+async def fence_of(world: World) -> Fence:
+    """As if the lost worker had gone on writing."""
+    return await world.chunks.raise_attempt(RUN, Attempt(1))
+
+
 async def ending_of(world: World) -> e.Ending:
     ending = (await world.state()).ending
     assert ending is not None
@@ -78,7 +83,7 @@ class TestInvariant1NoRunIsImmortal:
         model = Waiting()
         world = World(model)
         await crash(world, model)
-        await world.chunks.write(RUN, Attempt(1), 4, [encode(TextEnd("1"))])
+        await world.chunks.write(RUN, await fence_of(world), 4, [encode(TextEnd("1"))])
         model.go_on.set()
 
         assert await world.drive(redelivered=True)
@@ -92,7 +97,9 @@ class TestInvariant1NoRunIsImmortal:
         model = Waiting()
         world = World(model)
         await crash(world, model)
-        await world.chunks.write(RUN, Attempt(1), 4, [b'{"type":"from-a-newer-release"}'])
+        await world.chunks.write(
+            RUN, await fence_of(world), 4, [b'{"type":"from-a-newer-release"}']
+        )
         model.go_on.set()
 
         assert await world.drive(redelivered=True)
@@ -105,7 +112,7 @@ class TestInvariant1NoRunIsImmortal:
         await crash(world, model)
         tail = await world.chunks.read(RUN, 0, count=100)
         assert tail is not None
-        await world.chunks.restart(RUN, Attempt(1), 10, tail.frames)
+        await world.chunks.restart(RUN, await fence_of(world), 10, tail.frames)
         model.go_on.set()
 
         assert await world.drive(redelivered=True)

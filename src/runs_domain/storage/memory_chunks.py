@@ -1,20 +1,27 @@
 """The ChunkStream port over dicts, for tests alone."""
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from typing_extensions import override
 
-from runs_domain.errors import StaleAttempt
+from runs_domain.errors import FenceDown, StaleAttempt
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream, ChunkTail
+from runs_domain.ports import ChunkStream, ChunkTail, Fence
 from runs_domain.storage.waking import Signal
+
+
+NO_FENCE: Final = Fence(Attempt(0), "")
 
 
 @dataclass
 class _Stream:
+    fence: Fence = NO_FENCE
     attempt: Attempt = Attempt(0)  # noqa: RUF009 - a number
+    """Whose frames were written last."""
     base: int | None = None
     frames: list[bytes] = field(default_factory=list)
 
@@ -28,6 +35,7 @@ class MemoryChunks(ChunkStream):
 
     def __init__(self) -> None:
         self._streams: dict[RunId, _Stream] = {}
+        self._marks = itertools.count(1)
         self._watchers: dict[RunId, set[Signal]] = {}
         self.expiries: dict[RunId, int] = {}
 
@@ -36,40 +44,49 @@ class MemoryChunks(ChunkStream):
         self._streams.clear()
 
     @override
-    async def raise_attempt(self, run_id: RunId, attempt: Attempt, index: int) -> ChunkTail | None:
-        stream = self._not_stale(run_id, attempt)
-        stream.attempt = attempt
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> Fence:
+        fence = Fence(attempt, str(next(self._marks)))
+        self._not_stale(run_id, fence).fence = fence
+        return fence
+
+    @override
+    async def tail(self, run_id: RunId, fence: Fence, index: int) -> ChunkTail | None:
+        stream = self._fenced(run_id, fence)
         if stream.base is None:
             return None
         first = min(max(index, stream.base), stream.next)
-        return ChunkTail(first, tuple(stream.frames[first - stream.base :]), attempt)
+        return ChunkTail(first, tuple(stream.frames[first - stream.base :]), stream.attempt)
 
     @override
-    async def write(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
-    ) -> bool:
-        stream = self._not_stale(run_id, attempt)
+    async def write(self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]) -> bool:
+        stream = self._fenced(run_id, fence)
         if stream.base is None and index == 0:
             stream.base = 0
         elif stream.base is None or index != stream.next:
             return False
-        stream.attempt = attempt
+        stream.attempt = fence.attempt
         stream.frames += frames
         await self.wake(run_id)
         return True
 
     @override
     async def restart(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+        self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]
     ) -> None:
-        stream = self._not_stale(run_id, attempt)
-        stream.attempt, stream.base, stream.frames = attempt, index, list(frames)
+        stream = self._fenced(run_id, fence)
+        stream.attempt, stream.base, stream.frames = fence.attempt, index, list(frames)
         await self.wake(run_id)
 
-    def _not_stale(self, run_id: RunId, attempt: Attempt) -> _Stream:
+    def _not_stale(self, run_id: RunId, fence: Fence) -> _Stream:
         stream = self._streams.setdefault(run_id, _Stream())
-        if attempt < stream.attempt:
-            raise StaleAttempt(f"the chunks of run {run_id} have passed attempt {attempt}")
+        if fence.attempt < stream.fence.attempt:
+            raise StaleAttempt(f"the chunks of run {run_id} have passed attempt {fence.attempt}")
+        return stream
+
+    def _fenced(self, run_id: RunId, fence: Fence) -> _Stream:
+        stream = self._not_stale(run_id, fence)
+        if stream.fence != fence:
+            raise FenceDown(f"attempt {fence.attempt} has no fence at the chunks of run {run_id}")
         return stream
 
     @override

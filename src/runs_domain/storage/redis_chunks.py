@@ -2,15 +2,16 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from secrets import token_hex
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from typing_extensions import override
 
-from runs_domain.errors import QueueUnavailable, StaleAttempt
+from runs_domain.errors import FenceDown, QueueUnavailable, StaleAttempt
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream, ChunkTail
+from runs_domain.ports import ChunkStream, ChunkTail, Fence
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.redis_client import LuaScript
 from runs_domain.storage.redis_pubsub import RedisPubSub
@@ -19,9 +20,11 @@ from runs_domain.storage.waking import Signal
 FRAMES_PER_CALL_MAX: Final = 512
 """More go in several calls; Redis runs each script alone, and Lua unpacks no more than some."""
 STALE: Final = -1
+DOWN: Final = -2
 
 _WRITE: Final = LuaScript("chunk_write")
 _RAISE: Final = LuaScript("chunk_raise")
+_TAIL: Final = LuaScript("chunk_tail")
 _READ: Final = LuaScript("chunk_read")
 _HEAD: Final = 3
 """What a page says before its frames: base, length, attempt."""
@@ -33,43 +36,47 @@ class RedisChunks(ChunkStream):
         self._pubsub = pubsub
 
     @override
-    async def raise_attempt(self, run_id: RunId, attempt: Attempt, index: int) -> ChunkTail | None:
-        reply = await _RAISE(self._redis, _keys(run_id), (attempt, names.CHUNKS_LIVE_SECONDS))
-        _refuse_stale(reply, run_id, attempt)
-        if not reply:
-            return None
-        base, length = reply
-        first = min(max(index, base), base + length)
-        frames: list[bytes] = []
-        while first + len(frames) < base + length:
-            page = await self._read(run_id, first + len(frames), FRAMES_PER_CALL_MAX)
-            if len(page) <= _HEAD:  # wiped meanwhile
-                return None
-            frames += page[_HEAD:]
-        return ChunkTail(first, tuple(frames), attempt)
+    async def raise_attempt(self, run_id: RunId, attempt: Attempt) -> Fence:
+        fence = Fence(attempt, token_hex(8))
+        args = (attempt, fence.mark, names.CHUNKS_LIVE_SECONDS)
+        _refuse(await _RAISE(self._redis, _keys(run_id), args), run_id, fence)
+        return fence
 
     @override
-    async def write(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
-    ) -> bool:
-        return await self._write(run_id, attempt, index, frames, restart=False)
+    async def tail(self, run_id: RunId, fence: Fence, index: int) -> ChunkTail | None:
+        frames: list[bytes] = []
+        while True:
+            args = (fence.attempt, fence.mark, index + len(frames), FRAMES_PER_CALL_MAX)
+            page = await _TAIL(self._redis, _keys(run_id), args)
+            _refuse(page, run_id, fence)
+            if not page:
+                return None
+            base, length, attempt = page[:_HEAD]
+            index = min(max(index, base), base + length)
+            frames += page[_HEAD:]
+            if index + len(frames) >= base + length:
+                return ChunkTail(index, tuple(frames), Attempt(attempt))
+
+    @override
+    async def write(self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]) -> bool:
+        return await self._write(run_id, fence, index, frames, restart=False)
 
     @override
     async def restart(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes]
+        self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]
     ) -> None:
-        await self._write(run_id, attempt, index, frames, restart=True)
+        await self._write(run_id, fence, index, frames, restart=True)
 
     async def _write(
-        self, run_id: RunId, attempt: Attempt, index: int, frames: Sequence[bytes], *, restart: bool
+        self, run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes], *, restart: bool
     ) -> bool:
         channel = names.wake_channel(run_id)
         for start in range(0, max(len(frames), 1), FRAMES_PER_CALL_MAX):
-            first = int(restart and start == 0)
-            head = (attempt, index + start, names.CHUNKS_LIVE_SECONDS, channel, first)
+            where = (index + start, names.CHUNKS_LIVE_SECONDS, channel, int(restart and start == 0))
             part = frames[start : start + FRAMES_PER_CALL_MAX]
-            reply = await _WRITE(self._redis, _keys(run_id), (*head, *part))
-            _refuse_stale(reply, run_id, attempt)
+            args = (fence.attempt, fence.mark, *where, *part)
+            reply = await _WRITE(self._redis, _keys(run_id), args)
+            _refuse(reply, run_id, fence)
             if reply == 0:
                 return False
         return True
@@ -121,6 +128,8 @@ def _keys(run_id: RunId) -> tuple[str, str]:
     return names.chunk_state(run_id), names.chunk_frames(run_id)
 
 
-def _refuse_stale(reply: Any, run_id: RunId, attempt: Attempt) -> None:
+def _refuse(reply: Any, run_id: RunId, fence: Fence) -> None:
     if reply == STALE:
-        raise StaleAttempt(f"the chunks of run {run_id} have passed attempt {attempt}")
+        raise StaleAttempt(f"the chunks of run {run_id} have passed attempt {fence.attempt}")
+    if reply == DOWN:
+        raise FenceDown(f"attempt {fence.attempt} has no fence at the chunks of run {run_id}")

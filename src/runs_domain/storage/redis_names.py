@@ -44,7 +44,7 @@ def health(consumer: str) -> str:
 
 
 def chunk_state(run_id: RunId) -> str:
-    """Hash of `fence` and its `mark`, `attempt` (the last writer) and `base`; CHUNKS_LIVE_SECONDS."""
+    """Hash: `fence` and its `mark`, `attempt` that wrote last, `base`; CHUNKS_LIVE_SECONDS."""
     return f"rl:{{{run_id.hex}}}:chunks"
 
 
