@@ -21,6 +21,8 @@ NOT_FOR_PROCESSES: Final = frozenset(
         "RUNLEDGER_PYTHON",  # scripts/_venv: which Python makes .venv
         "RUNLEDGER_VENV_LOCKED",  # scripts/_venv, to itself
         "RUNLEDGER_APP_PASSWORD",  # compose.yaml and deploy/postgres-roles.sh
+        "RUNLEDGER_CALL_ID",  # to commands in a sandbox
+        "RUNLEDGER_RUN_ID",  # likewise
     }
 )
 """Names that may be in the environment beside the settings."""
@@ -61,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_base_url: str = ""
     model_api_key: Secret = Secret("")
     model_timeout_seconds: float = 120.0
+    model_retries_max: int = 20
+    """Of one run: model calls made again after the provider was overloaded or silent."""
+    model_retry_seconds_max: float = 300.0
+    """Of one run at one worker: spent in such calls and in the pauses after them."""
     default_model: str = "anthropic/claude-haiku-4.5"
     sandbox: Literal["local", "none"] = "local"
     host: str = "127.0.0.1"
@@ -151,6 +157,8 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "step_grace_seconds": (0, _HOUR_SECONDS),
     "job_timeout_seconds": (1, 7 * _DAY_SECONDS),
     "model_timeout_seconds": (0.1, _HOUR_SECONDS),
+    "model_retries_max": (0, 1000),
+    "model_retry_seconds_max": (0, _DAY_SECONDS),
     "tool_timeout_seconds": (0.1, _HOUR_SECONDS),
 }
 """The least and the most of every number there is."""

@@ -36,6 +36,7 @@ from workers.delivery import Delivery
 from workers.driver import Driver
 from workers.projector import all_projections, project
 from workers.reconciler import Reconciler, reconcile_cron
+from workers.retry_budget import RetryLimits
 from workers.run_keys import RunKeys
 from workers.stream_worker import StreamWorker
 
@@ -93,6 +94,10 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
         clock=clock,
         tool_timeout_seconds=settings.tool_timeout_seconds,
         worker_id=worker_id(),
+        retry_limits=RetryLimits(
+            retries_max=settings.model_retries_max,
+            seconds_max=settings.model_retry_seconds_max,
+        ),
     )
 
     async def run(_ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:

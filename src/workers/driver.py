@@ -34,6 +34,7 @@ from workers.agent.tools.registry import Tools
 from workers.cancel_watch import CancelWatch
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
+from workers.retry_budget import RetryLimits
 from workers.run_keys import RunKeys
 from workers.run_sandbox import RunSandbox
 from workers.takeover import recover_stream, take
@@ -61,6 +62,7 @@ class Driver:
         clock: Clock,
         tool_timeout_seconds: float,
         worker_id: str,
+        retry_limits: RetryLimits | None = None,
     ) -> None:
         self._log = log
         self._chunks = chunks
@@ -70,6 +72,7 @@ class Driver:
         self._specs = tools.specs if sandboxes.capabilities.exec else ()
         self._tool_timeout_seconds = tool_timeout_seconds
         self._worker_id = worker_id
+        self._retry_limits = retry_limits
         self._keys = keys
         self._watch = watch
         self._clock = clock
@@ -81,7 +84,15 @@ class Driver:
         job to be redelivered.
         """
         run_id = RunId(UUID(job.id))
-        held = HeldRun(run_id, self._log, self._chunks, self._clock, worker_id=self._worker_id)
+        held = HeldRun(
+            run_id,
+            self._log,
+            self._chunks,
+            self._clock,
+            worker_id=self._worker_id,
+            stopping=stopping,
+            retry_limits=self._retry_limits,
+        )
         try:
             if await take(held, job, self._chunks, redelivered=redelivered):
                 await self._keys.renew(held)
@@ -91,16 +102,16 @@ class Driver:
                 self._keys.kept_alive(held),
                 self._watch.watching(held),
             ):
-                return await self._drive(held, sandbox, stopping)
+                return await self._drive(held, sandbox)
         except (StaleAttempt, RunNotFound) as reason:
             logger.info("run %s is left alone: %s", job.id, reason)
             return True
         finally:
             await held.writer.close(ended=held.state.ending is not None)
 
-    async def _drive(self, held: HeldRun, sandbox: RunSandbox, stopping: asyncio.Event) -> bool:
+    async def _drive(self, held: HeldRun, sandbox: RunSandbox) -> bool:
         while not isinstance(step := self._next_step(held), plan.Done):
-            if stopping.is_set() and held.state.ending is None:
+            if held.stopping.is_set() and held.state.ending is None:
                 return False
             try:
                 await self._perform(step, held, sandbox)

@@ -23,6 +23,7 @@ from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkStream, Clock, Context, EventLog, KeyRow, Recorded
 from runs_domain.run import FIRST_ATTEMPT, RunState, decide, evolve
 from workers.chunk_writer import ChunkWriter
+from workers.retry_budget import RetryBudget, RetryLimits
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,15 @@ class HeldRun:
     """State, place in the stream and attempt of one run, and its outgoing frames."""
 
     def __init__(
-        self, run_id: RunId, log: EventLog, chunks: ChunkStream, clock: Clock, *, worker_id: str
+        self,
+        run_id: RunId,
+        log: EventLog,
+        chunks: ChunkStream,
+        clock: Clock,
+        *,
+        worker_id: str,
+        stopping: asyncio.Event | None = None,
+        retry_limits: RetryLimits | None = None,
     ) -> None:
         """`worker_id` is this process's alone: it tells our events from a rival's equal ones."""
         self.run_id = run_id
@@ -49,6 +58,9 @@ class HeldRun:
         """Set when the step in hand must be cut short: a cancel is in the log, or the run is
         another worker's, or its key is gone. `catch_up` and `key_lost` say which."""
         self.key_lost = False
+        self.stopping = stopping or asyncio.Event()
+        """Set when this process is to end: begin nothing more."""
+        self.retries = RetryBudget(retry_limits or RetryLimits())
         self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt, self.confirm)
         self._log = log
         self._clock = clock
@@ -118,6 +130,8 @@ class HeldRun:
             chunks += [encode(frame) for frame in frames]
             if _leads_to_a_call(entry.event):
                 self._call_due_at = entry.at
+            if not self.holding:
+                self.retries.inherit(entry.event)
         self._stream = advanced(self._stream, recorded)
         self._correlation = recorded[-1].correlation
         if self.holding:

@@ -16,23 +16,24 @@ class Interrupted(Exception):
 
 
 async def until_interrupted(
-    work: Coroutine[Any, Any, T], signal: asyncio.Event, *, timeout_seconds: float
+    work: Coroutine[Any, Any, T], *signals: asyncio.Event, timeout_seconds: float
 ) -> T:
-    """`work`'s result, or Interrupted, or TimeoutError. Work that ignores its cancellation is
-    not waited for: it cannot hold the run (incident I-09)."""
+    """`work`'s result, or Interrupted at the first signal, or TimeoutError. Work that ignores its
+    cancellation is not waited for: it cannot hold the run (incident I-09)."""
     task = asyncio.ensure_future(work)
-    waiter = asyncio.ensure_future(signal.wait())
+    waiters = [asyncio.ensure_future(signal.wait()) for signal in signals]
     try:
         await asyncio.wait(
-            {task, waiter}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            {task, *waiters}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
         )
         if task.done():
             return task.result()
-        if waiter.done():
+        if any(waiter.done() for waiter in waiters):
             raise Interrupted
         raise TimeoutError
     finally:
-        waiter.cancel()
+        for waiter in waiters:
+            waiter.cancel()
         if not task.done():
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -25,6 +25,7 @@ from workers.agent.tools.registry import Tools
 from workers.agent.tools.tool import ToolContext, ToolInput
 from workers.cancel_watch import CancelWatch
 from workers.driver import Driver
+from workers.retry_budget import RetryLimits
 from workers.run_keys import RunKeys
 
 SECRETS = ServerSecrets({1: Secret("s" * 32)}, current=1)
@@ -122,6 +123,7 @@ class World:
         self.leases = Leases()
         self.requests: list[ModelRequest] = []
         self.sandboxes: Any = ExecProvider()
+        self.retry_limits = RetryLimits()
         self._workers = itertools.count(1)
 
     def driver(self) -> Driver:
@@ -138,6 +140,7 @@ class World:
             clock=self.clock,
             tool_timeout_seconds=5.0,
             worker_id=f"test-{next(self._workers)}",
+            retry_limits=self.retry_limits,
         )
 
     async def request(self, text: str = "one two", model: str = "scripted/echo") -> None:
@@ -150,10 +153,14 @@ class World:
         )
 
     async def drive(
-        self, cause: Any = "fresh", *, redelivered: bool = False, stopping: bool = False
+        self,
+        cause: Any = "fresh",
+        *,
+        redelivered: bool = False,
+        stopping: bool | asyncio.Event = False,
     ) -> bool:
-        stop = asyncio.Event()
-        if stopping:
+        stop = stopping if isinstance(stopping, asyncio.Event) else asyncio.Event()
+        if stopping is True:
             stop.set()
         job = Job(kind="run", id=str(RUN), account_id=str(ACCOUNT), cause=cause)
         return await self.driver().drive(job, redelivered=redelivered, stopping=stop)

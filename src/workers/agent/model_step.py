@@ -1,6 +1,8 @@
 """One model call of a run: stream it, retry what may be retried, append what it became."""
 
+import itertools
 import logging
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +23,7 @@ from runs_domain.model_port import Model, ModelEnd, ModelEvent, ModelRequest
 from runs_domain.plan import Finish, next_step
 from runs_domain.ports import Clock
 from runs_domain.step import StepRecorder
+from workers.agent.back_off import PAUSE_SECONDS_MAX, pause_seconds
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted, until_interrupted
 
@@ -28,10 +31,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_CALL_SECONDS_MAX: Final = 900.0
 """One model call, whatever its adapter thinks of time."""
-MODEL_TRIES_MAX: Final = 5
-"""Tries of one model call within one attempt."""
-BACKOFF_SECONDS: Final = (0.25, 1.0, 4.0, 10.0)
-"""Pause after the first, second … failed try."""
 STEP_BYTES_MAX: Final = 4 * 1024 * 1024
 """What one model call may stream, in UTF-8; far enough below an event's limit to be kept whole."""
 BROKEN_OFF: Final = "Interrupted"
@@ -57,12 +56,20 @@ class ModelStep:
     """One try after the other at the same call. `request` makes the request of try n (from 0)."""
 
     def __init__(
-        self, held: HeldRun, model: Model, clock: Clock, request: Callable[[int], ModelRequest]
+        self,
+        held: HeldRun,
+        model: Model,
+        clock: Clock,
+        request: Callable[[int], ModelRequest],
+        *,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        """`chance` gives numbers from 0 to 1, to spread the pauses of many runs."""
         self._held = held
         self._model = model
         self._clock = clock
         self._request = request
+        self._chance = chance
         self._try = _Try(held)
 
     async def perform(self) -> None:
@@ -70,16 +77,16 @@ class ModelStep:
 
         Raises Interrupted when the run must stop; `end` then keeps what was streamed.
         """
-        for tried in range(MODEL_TRIES_MAX):
+        for tried in itertools.count():
+            began = self._clock.monotonic_seconds()
             try:
                 await self._finish(await self._stream(self._request(tried)))
             except ModelRejected as error:
                 await self._fail("model_rejected", str(error))
             except ModelError as error:
-                if tried + 1 < MODEL_TRIES_MAX:
-                    await self._back_off(tried, error)
+                self._held.retries.spend(self._clock.monotonic_seconds() - began)
+                if await self._may_try_again(tried + 1, error):
                     continue
-                await self._fail("model_unavailable", f"{error} ({MODEL_TRIES_MAX} tries)")
             except StepTooLarge:
                 sentence = f"The model's answer is larger than {STEP_BYTES_MAX} bytes"
                 await self._fail("budget_exhausted", sentence)
@@ -141,21 +148,33 @@ class ModelStep:
             self._try = _Try(self._held)
             await self.end(failure)
 
-    async def _back_off(self, tried: int, error: ModelError) -> None:
-        """Keep what was streamed as an interrupted step, then pause; a cancel ends the pause."""
+    async def _may_try_again(self, tries: int, error: ModelError) -> bool:
+        """After a pause, inside the run's budget; else the run has failed.
+
+        False also when the process is to end meanwhile: the next worker makes the call.
+        """
+        held = self._held
+        seconds = pause_seconds(tries, error, self._chance())
         logger.warning(
-            "run %s: try %d of a model call: %s",
-            self._held.run_id,
-            tried + 1,
-            type(error).__name__,
+            "run %s: try %d of a model call: %s", held.run_id, tries, type(error).__name__
         )
+        if not held.retries.grants(tries, seconds):
+            await self._fail("model_unavailable", f"{error}: {held.retries.sentence(tries)}")
+            return False
         await self.end()
-        self._try = _Try(self._held)
-        await until_interrupted(
-            self._clock.sleep(BACKOFF_SECONDS[tried]),
-            self._held.interrupt,
-            timeout_seconds=MODEL_CALL_SECONDS_MAX,
-        )
+        self._try = _Try(held)
+        try:
+            await until_interrupted(
+                self._clock.sleep(seconds),
+                held.interrupt,
+                held.stopping,
+                timeout_seconds=PAUSE_SECONDS_MAX,
+            )
+        except Interrupted:
+            if held.interrupt.is_set():
+                raise
+            return False
+        return True
 
     async def end(self, *ending: c.Command, error_text: str = BROKEN_OFF) -> None:
         """Cut short: keep what was streamed so far, closed, and end the run with it if told to."""
