@@ -19,6 +19,7 @@ RunledgerError
 ├── HistoryCorrupt         stored events that no rule of this release can explain
 │   └── UnknownEvent       a tag from a newer release
 ├── ContentErased          the account's data key was destroyed
+├── LetterRefused          a dead letter that cannot be retried or dropped as it stands
 ├── UnknownSecretVersion   made under a server secret that this process was not given
 ├── InvalidMessages        a UIMessage that is not one; carries the first bad path
 ├── ModelError             what went wrong at a model, typed by what to do next
@@ -113,6 +114,10 @@ class UnknownEvent(HistoryCorrupt):
 
 class ContentErased(RunledgerError):
     pass
+
+
+class LetterRefused(RunledgerError):
+    """The message is a sentence for operators."""
 
 
 class UnknownSecretVersion(RunledgerError):

@@ -45,6 +45,11 @@ def chain_start(run_id: RunId) -> str:
     return hashlib.sha256(str(run_id).encode()).hexdigest()
 
 
+def retry_run_id(run_id: RunId) -> RunId:
+    """The new run that repeats a dead one: the same whoever retries it, so that it is one run."""
+    return RunId(uuid5(run_id, "retry"))
+
+
 def run_key_id(run_id: RunId) -> KeyId:
     """Derived, so that a mint whose reply was lost is tried again under the same id."""
     return KeyId(uuid5(run_id, "run key"))

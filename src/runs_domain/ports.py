@@ -168,7 +168,8 @@ class EventLog(Protocol):
     ) -> tuple[Head, ...]:
         """Runs with something left to do, by run id from `after` on: the reconciler's list.
 
-        Only those that nothing was appended to for `min_age_seconds`, by the log's own clock.
+        Only those that nothing was appended to for `min_age_seconds`, by the log's own clock, and
+        none whose jobs a dead letter keeps back.
         """
         ...
 

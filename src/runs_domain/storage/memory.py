@@ -61,6 +61,8 @@ class MemoryEventLog:
         self._at: datetime | None = None
         self._more = asyncio.Event()
         self.keys: dict[KeyId, MemoryKey] = {}
+        self.withheld: set[RunId] = set()
+        """Runs with a dead letter that keeps their jobs back; the letters' twin writes it."""
         self.data_key_rows: Final = MemoryDataKeys()
         self.data_keys: Final = DataKeys(self.data_key_rows, secrets, clock)
 
@@ -116,7 +118,11 @@ class MemoryEventLog:
         self, *, limit: int, after: RunId | None = None, min_age_seconds: float = 0.0
     ) -> tuple[Head, ...]:
         settled = self._clock.now() - timedelta(seconds=min_age_seconds)
-        heads = (head for head in self._heads.values() if head.open and head.updated_at <= settled)
+        heads = (
+            head
+            for head in self._heads.values()
+            if head.open and head.updated_at <= settled and head.run_id not in self.withheld
+        )
         in_order = sorted(heads, key=lambda head: head.run_id)
         return tuple(head for head in in_order if after is None or head.run_id > after)[:limit]
 
