@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from runs_domain import events, frames
 from runs_domain.ids import Attempt, RunId, Version
 from runs_domain.ports import BEFORE_FIRST, EventLog
+from runs_domain.run import FIRST_ATTEMPT
 
 
 class CommittedFrames:
@@ -20,6 +21,8 @@ class CommittedFrames:
         self._run_id = run_id
         self._cursor = frames.cursor_of(run_id)
         self.version: Version = BEFORE_FIRST
+        self.attempt: Attempt = FIRST_ATTEMPT
+        """Whose the run is, as far as the log was read."""
         self.has_ended = False
         self.in_doubt = False
         self.is_lost = False
@@ -40,8 +43,11 @@ class CommittedFrames:
             self.version = recorded.version
             first = self.next_index
             made, self._cursor = frames.advance(self._cursor, recorded.event)
+            if isinstance(recorded.event, events.Resumed):
+                self.attempt = recorded.event.attempt
             if sent_under is not None:
-                self._judge(recorded.event, first, wanted, sent_under)
+                told = first + frames.live_length(made)
+                self._judge(recorded.event, first, told, wanted, sent_under)
                 if self.is_lost:
                     return
             for index, frame in enumerate(made, start=first):
@@ -49,13 +55,19 @@ class CommittedFrames:
                     yield index, frame
             self.has_ended = isinstance(recorded.event, events.Ending) or self.has_ended
 
-    def _judge(self, event: events.Event, first: int, wanted: int, sent_under: Attempt) -> None:
+    def _judge(
+        self, event: events.Event, first: int, told: int, wanted: int, sent_under: Attempt
+    ) -> None:
+        """`told`: where the event's frames begin that never go out before it."""
         match event:
+            case events.Resumed() if self.in_doubt:
+                # The next message may be the one in between's own, which no reader of ours saw.
+                self.is_lost = True
             case events.Resumed() if wanted > first and event.attempt > sent_under:
                 self.in_doubt, self.is_lost = True, event.frames_lost > 0
             case events.MessagePersisted() if self.in_doubt:
                 self.in_doubt = False
-                self.is_lost = not event.interrupted or wanted > self.next_index
+                self.is_lost = not event.interrupted or wanted > told
             case events.Completed() | events.Failed() | events.Cancelled() if self.in_doubt:
                 self.is_lost = True
             case _:

@@ -99,7 +99,8 @@ class RunReader:
         self._woken = False
         try:
             tail = await self._live()
-            if tail is None:
+            if tail is None or tail.attempt < max(self._attempt, self._committed.attempt):
+                # Nothing live, or written by a worker that has lost the run: the log tells.
                 batches = self._catch_up(age)
             elif self._sent and tail.attempt != self._attempt:
                 batches = self._change_over(tail.attempt)

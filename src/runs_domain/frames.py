@@ -8,6 +8,7 @@ The wire's rules: optional keys are left out, never null; `input` and `output` a
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -120,6 +121,12 @@ Frame: TypeAlias = (
     | Finish
 )
 
+LIVE: Final = (
+    *(Start, StartStep, FinishStep, TextStart, TextDelta, ReasoningStart, ReasoningDelta),
+    *(ToolInputStart, ToolInputDelta),
+)
+"""What may go out before its event: deltas, and the starts they need."""
+
 TOOL_PREFIX: Final = "tool-"
 
 _encoder = msgspec.json.Encoder()
@@ -143,6 +150,11 @@ def encode(frame: Frame) -> bytes:
 
 def decode(chunk: bytes) -> Frame:
     return _decoder.decode(chunk)
+
+
+def live_length(frames: Iterable[Frame]) -> int:
+    """How many of an event's frames, from its first on, may have gone out before it."""
+    return sum(1 for _ in takewhile(lambda frame: isinstance(frame, LIVE), frames))
 
 
 class FrameCursor(msgspec.Struct, frozen=True):

@@ -500,6 +500,78 @@ async def test_a_reader_of_a_finished_step_loses_nothing_by_a_takeover_after_it(
         await whole(run, so_far + await stream.read_all())
 
 
+async def test_invariant_3_a_reader_that_knows_of_a_takeover_is_shown_no_chunk_of_before() -> None:
+    """Redis was wiped between the new worker's fence and `resumed`, and the old one woke up."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    await run.say("first", reason="tool-calls")
+    committed = len(await run.frames())
+    late = (await run.recorder()).add(m.TextDelta(text="late"))
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        so_far = await stream.read_until(b'"finish-step"}\n\n')
+        api.chunks.wipe()
+        old = await api.chunks.raise_attempt(run.run_id, Attempt(1))
+        run.attempt, run.sends = Attempt(2), False
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
+        api.clock.ahead += reader.HEAD_SECONDS
+        await waits(stream, api, run)
+
+        await api.chunks.restart(run.run_id, old, committed, [encode(frame) for frame in late])
+
+        await waits(stream, api, run)
+        await run.say("second")
+        await run.do(c.CompleteRun(attempt=run.attempt))
+        api.clock.ahead += reader.HEAD_SECONDS
+        await api.chunks.wake(run.run_id)
+        await whole(run, so_far + await stream.read_all())
+
+
+async def test_a_reader_beyond_what_a_takeover_found_is_told_so_to_the_frame() -> None:
+    """The frames that close the step stand where the reader has one more delta."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    recorder, found = await run.recorder(), await run.recorder()
+    found.add(m.TextDelta(text="one "))
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        await run.stream_text(recorder, "one ")
+        await run.stream_text(recorder, "two")
+        await stream.read_until(b'"two"}\n\n')
+        run.attempt, run.sends = Attempt(2), False
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
+        await run.do(found.interrupt(run.attempt, "interrupted"))
+        api.chunks.wipe()
+        api.clock.ahead += reader.HEAD_SECONDS
+        await api.chunks.wake(run.run_id)
+        rest = await stream.read_all()
+    assert not chunks(rest)
+    assert [part["type"] for part in errors_in(rest)] == ["error", "finish"]
+
+
+async def test_a_reader_of_a_step_that_two_workers_lost_is_told_so() -> None:
+    """What the second takeover finds may be the first one's own, and not what was read."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    recorder = await run.recorder()
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        await run.stream_text(recorder, "lost")
+        await stream.read_until(b'"lost"}\n\n')
+        api.chunks.wipe()
+        run.attempt = Attempt(2)
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
+        again = await run.recorder()
+        for word in ("other ", "words"):
+            await run.stream_text(again, word)
+        run.attempt = Attempt(3)
+        await run.do(c.ResumeRun(attempt=run.attempt, reason="lost"))
+        await run.do(again.interrupt(run.attempt, "interrupted"))
+        rest = await stream.read_all()
+    assert not chunks(rest)
+    assert [part["type"] for part in errors_in(rest)] == ["error", "finish"]
+
+
 def errors_in(body: bytes) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(line.removeprefix(b"data: "))
