@@ -1,7 +1,7 @@
 """Dead letters: what the workers gave up on, kept until an operator has seen to it."""
 
 from datetime import datetime
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from runs_domain.events import Struct
 from runs_domain.ids import AccountId, RunId
@@ -12,16 +12,13 @@ Reason: TypeAlias = Literal["tries_exhausted", "broken"]
 stream can count it, so that only the queue could, and the run is still open."""
 ClosedHow: TypeAlias = Literal["retried", "dropped"]
 
-WORKER_LOST: Final = "worker lost"
-"""The last error where nobody was left to tell it."""
-
 
 class Burial(Struct, frozen=True):
     kind: JobKind
     id: RunId
     reason: Reason
     last_error: str
-    """`faults.brief` of it: class and place, never its text."""
+    """`faults.brief` of it, class and place and never its text, or `plan.WORKER_LOST`."""
     tries: int
 
 

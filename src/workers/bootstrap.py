@@ -16,6 +16,7 @@ from runs_domain.settings import Settings
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
+from runs_domain.storage.dead_letters import PostgresDeadLetters
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.log_wakes import LogWakes, woken
 from runs_domain.storage.postgres_log import open_log
@@ -30,6 +31,7 @@ from workers.adapters.sandbox_local.probe import probe
 from workers.adapters.sandbox_local.provider import LocalSandboxProvider
 from workers.adapters.sandbox_none import NoSandboxProvider
 from workers.agent.tools.registry import default_tools
+from workers.burials import Burials
 from workers.cancel_watch import CancelWatch
 from workers.crash_points import WorkerCrashPoints
 from workers.delivery import Delivery
@@ -74,6 +76,9 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
     )
     models = models_of(settings, clock)
     opened.push_async_callback(models.close)
+    letters = ReconnectingConnection(settings.database_url, name="runledger dead letters")
+    opened.push_async_callback(letters.close)
+    burials = Burials(points.dead_letters(PostgresDeadLetters(letters)))
     pushes = CancelPushes(pubsub)
     await opened.enter_async_context(pushes.listening())
     watch = CancelWatch(log, pushes, clock)
@@ -94,6 +99,7 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
         clock=clock,
         tool_timeout_seconds=settings.tool_timeout_seconds,
         worker_id=worker_id(),
+        burials=burials,
         retry_limits=RetryLimits(
             retries_max=settings.model_retries_max,
             seconds_max=settings.model_retry_seconds_max,
@@ -101,11 +107,16 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
     )
 
     async def run(_ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:
-        return await driver.drive(job, redelivered=delivery.redelivered, stopping=delivery.stopping)
+        return await driver.drive(
+            job,
+            redelivered=delivery.redelivered,
+            stopping=delivery.stopping,
+            last_error=delivery.last_error,
+        )
 
     worker = StreamWorker(
         settings.redis_url.reveal(),
-        {"run": run},
+        {"run": burials.guarded(run)},
         cron_jobs=[reconcile_cron(Reconciler(log, RedisJobs(redis)))],
         slots=settings.worker_slots,
         lease_seconds=settings.lease_seconds,

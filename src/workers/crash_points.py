@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
+from runs_domain.dead_letters_port import DeadLetters
 from runs_domain.events import TAGS
 from runs_domain.ids import RunId
 from runs_domain.model_port import Model, ModelEnd, ModelEvent, ModelRequest
@@ -78,6 +79,10 @@ class WorkerCrashPoints:
     def key_leases(self, leases: KeyLeases) -> KeyLeases:
         renew = self._points.call("renew", leases.renew)
         return replaced(leases, renew=renew) if self._points.on else leases
+
+    def dead_letters(self, letters: DeadLetters) -> DeadLetters:
+        bury = self._points.call("bury", letters.bury)
+        return replaced(letters, bury=bury) if self._points.on else letters
 
     def deliveries(self, deliveries: JobDeliveries) -> JobDeliveries:
         async def read(count: int, *, wait_seconds: float) -> list[Entry]:

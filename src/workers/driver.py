@@ -31,6 +31,7 @@ from workers.agent.model_step import BROKEN_OFF, INTERNAL_ERROR, ModelStep
 from workers.agent.prompt import system_prompt
 from workers.agent.tool_step import ToolStep
 from workers.agent.tools.registry import Tools
+from workers.burials import Burials
 from workers.cancel_watch import CancelWatch
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
@@ -62,6 +63,7 @@ class Driver:
         clock: Clock,
         tool_timeout_seconds: float,
         worker_id: str,
+        burials: Burials,
         retry_limits: RetryLimits | None = None,
     ) -> None:
         self._log = log
@@ -76,12 +78,15 @@ class Driver:
         self._keys = keys
         self._watch = watch
         self._clock = clock
+        self._burials = burials
 
-    async def drive(self, job: Job, *, redelivered: bool, stopping: asyncio.Event) -> bool:
+    async def drive(
+        self, job: Job, *, redelivered: bool, stopping: asyncio.Event, last_error: str = ""
+    ) -> bool:
         """True = done as far as this job goes; False = `stopping` was set first: hand it over.
 
         A run that is unknown or another worker's is left alone. Whatever is raised leaves the
-        job to be redelivered.
+        job to be redelivered. `last_error` is what broke it the last time, if that is known.
         """
         run_id = RunId(UUID(job.id))
         held = HeldRun(
@@ -93,6 +98,7 @@ class Driver:
             stopping=stopping,
             retry_limits=self._retry_limits,
         )
+        held.last_error = last_error or plan.WORKER_LOST
         try:
             if await take(held, job, self._chunks, redelivered=redelivered):
                 await self._keys.renew(held)
@@ -125,7 +131,7 @@ class Driver:
         return True
 
     def _next_step(self, held: HeldRun) -> plan.Step:
-        step = plan.next_step(held.state)
+        step = plan.next_step(held.state, last_error=held.last_error)
         if not held.key_lost or isinstance(step, plan.Finish | plan.ReleaseSandbox | plan.Done):
             return step
         failure = c.FailRun(attempt=held.attempt, code="internal", sentence=KEY_LOST)
@@ -142,6 +148,7 @@ class Driver:
             case plan.Finish():
                 await self._append(held, step.command)
             case plan.ReleaseSandbox():
+                await self._burials.bury_run(held)  # first: a released run is closed for good
                 found = await sandbox.release()
                 await held.append(c.RecordSandboxReleased(found=found))
             case plan.Done():

@@ -20,6 +20,7 @@ from runs_domain.events import Event
 from runs_domain.frames import FrameCursor, advance, cursor_of, encode
 from runs_domain.handle import Stream, advanced, append_of, empty
 from runs_domain.ids import Attempt, RunId
+from runs_domain.plan import WORKER_LOST
 from runs_domain.ports import ChunkStream, Clock, Context, EventLog, KeyRow, Recorded
 from runs_domain.run import FIRST_ATTEMPT, RunState, decide, evolve
 from workers.chunk_writer import ChunkWriter
@@ -58,6 +59,8 @@ class HeldRun:
         """Set when the step in hand must be cut short: a cancel is in the log, or the run is
         another worker's, or its key is gone. `catch_up` and `key_lost` say which."""
         self.key_lost = False
+        self.last_error = WORKER_LOST
+        """What ended the try before this one, as far as anybody could tell."""
         self.stopping = stopping or asyncio.Event()
         """Set when this process is to end: begin nothing more."""
         self.retries = RetryBudget(retry_limits or RetryLimits())

@@ -18,11 +18,13 @@ from runs_domain.run import RunState
 from runs_domain.settings import Secret
 from runs_domain.storage.memory import MemoryEventLog
 from runs_domain.storage.memory_chunks import MemoryChunks
+from runs_domain.storage.memory_dead_letters import MemoryDeadLetters
 from tests.support.builders import ACCOUNT, RUN, request_run, user_message
 from workers.adapters.model_scripted import ScriptedModel
 from workers.adapters.sandbox_none import NoSandboxProvider
 from workers.agent.tools.registry import Tools
 from workers.agent.tools.tool import ToolContext, ToolInput
+from workers.burials import Burials
 from workers.cancel_watch import CancelWatch
 from workers.driver import Driver
 from workers.retry_budget import RetryLimits
@@ -123,6 +125,8 @@ class World:
         self.leases = Leases()
         self.requests: list[ModelRequest] = []
         self.sandboxes: Any = ExecProvider()
+        self.letters = MemoryDeadLetters(self.log, self.clock)
+        self.burials = Burials(self.letters)
         self.retry_limits = RetryLimits()
         self._workers = itertools.count(1)
 
@@ -140,6 +144,7 @@ class World:
             clock=self.clock,
             tool_timeout_seconds=5.0,
             worker_id=f"test-{next(self._workers)}",
+            burials=self.burials,
             retry_limits=self.retry_limits,
         )
 
@@ -158,12 +163,15 @@ class World:
         *,
         redelivered: bool = False,
         stopping: bool | asyncio.Event = False,
+        last_error: str = "",
     ) -> bool:
         stop = stopping if isinstance(stopping, asyncio.Event) else asyncio.Event()
         if stopping is True:
             stop.set()
         job = Job(kind="run", id=str(RUN), account_id=str(ACCOUNT), cause=cause)
-        return await self.driver().drive(job, redelivered=redelivered, stopping=stop)
+        return await self.driver().drive(
+            job, redelivered=redelivered, stopping=stop, last_error=last_error
+        )
 
     async def lose_worker_in(self, tool: Note) -> None:
         """A worker drives the run until `tool` is at work, and dies there."""
