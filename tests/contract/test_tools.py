@@ -8,6 +8,7 @@ import pytest
 
 from runs_domain.errors import SandboxNotFound
 from runs_domain.sandbox_port import Sandbox
+from tests.support.builders import RUN
 from tests.support.sandboxes import key, new_spec
 from workers.adapters.sandbox_local import LocalSandboxProvider
 from workers.agent.tools.read import CONTENT_CHARS_MAX, FILE_BYTES_MAX, LINE_CHARS_MAX
@@ -36,7 +37,7 @@ class Calls:
             TOOLS,
             name,
             given,
-            ToolContext(sandbox=self._get, call_id="call-1"),
+            ToolContext(sandbox=self._get, run_id=RUN, call_id="call-1"),
             timeout_seconds=timeout_seconds,
         )
 
@@ -64,6 +65,12 @@ async def test_bash_answers_with_exit_code_and_both_outputs(call: Calls) -> None
         "truncated": False,
         "timedOut": False,
     }
+
+
+async def test_a_script_can_pass_on_the_ids_of_its_run_and_its_call(call: Calls) -> None:
+    result = await call("bash", command="echo $RUNLEDGER_RUN_ID; env | grep ^RUNLEDGER_CALL_ID")
+
+    assert result.output["stdout"] == f"{RUN}\nRUNLEDGER_CALL_ID=call-1\n"
 
 
 async def test_bash_runs_where_it_is_told_and_files_stay(call: Calls) -> None:
@@ -190,7 +197,7 @@ async def test_a_lost_workspace_is_told_apart_from_a_tools_failure() -> None:
     async def lost() -> Sandbox:
         raise SandboxNotFound("the sandbox is not on this host")
 
-    context = ToolContext(sandbox=lost, call_id="call-1")
+    context = ToolContext(sandbox=lost, run_id=RUN, call_id="call-1")
 
     result = await run_tool(TOOLS, "bash", {"command": "ls"}, context, timeout_seconds=5)
 

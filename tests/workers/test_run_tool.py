@@ -16,6 +16,7 @@ from runs_domain.errors import (
 )
 from runs_domain.events import Json
 from runs_domain.sandbox_port import Sandbox
+from tests.support.builders import RUN
 from tests.support.waiting import until
 from workers.agent.tools import run_tool as fence
 from workers.agent.tools.registry import Tools
@@ -51,7 +52,7 @@ async def no_sandbox() -> Sandbox:
 
 
 async def run(work: Work, *, timeout_seconds: float = 30.0) -> ToolResult:
-    context = ToolContext(sandbox=no_sandbox, call_id="call-7")
+    context = ToolContext(sandbox=no_sandbox, run_id=RUN, call_id="call-7")
     tools = Tools([FakeTool(work)])
     return await fence.run_tool(tools, "fake", {}, context, timeout_seconds=timeout_seconds)
 

@@ -1,7 +1,9 @@
 """The tool calls of one model call: each starts once, each result is an event of its own."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Any, Final
 
 from runs_domain import commands as c
@@ -19,7 +21,8 @@ from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
 
 TOOLS_AT_ONCE_MAX: Final = 8
-"""Tool calls of one run that overlap."""
+"""Tool calls of one run that overlap. A call that waits for its turn has not started: lost with
+its worker, it runs at the next one."""
 
 
 class ToolStep:
@@ -37,42 +40,54 @@ class ToolStep:
         self._tools = tools
         self._sandbox = sandbox
         self._timeout_seconds = timeout_seconds
-        self._at_once = asyncio.Semaphore(TOOLS_AT_ONCE_MAX)
+        self._running: dict[asyncio.Task[Any], Json] = {}
 
     async def perform(self, step: RunTools) -> None:
         """Results that have come are persisted, whatever stops the others.
 
+        A process that is to end begins no further call: then some are still open after this.
         Raises Interrupted when the run must stop, SandboxNotFound when its workspace is gone.
         """
         calls = {part["toolCallId"]: part for part in self._held.state.parts if _is_call(part)}
-        if step.fresh:
-            await self._held.append(c.StartTools(attempt=self._held.attempt, call_ids=step.fresh))
         again = [call for call in step.unknown if self._tools.is_repeatable(tool_name(calls[call]))]
         closed = [call for call in step.unknown if call not in again]
+        wanted = [call for call in self._held.state.open_calls if call not in closed]
         if closed:
             await self._record([error_part(calls[call], OUTCOME_UNKNOWN) for call in closed])
-        await self._run_all([calls[call] for call in (*step.fresh, *again)])
+        await self._run_all(deque(calls[call] for call in wanted))
 
-    async def _run_all(self, calls: list[Json]) -> None:
-        tasks = {asyncio.create_task(self._run(call)): call for call in calls}
-        signal = asyncio.create_task(self._held.interrupt.wait())
-        waiting: set[asyncio.Task[Any]] = set(tasks)
+    async def _run_all(self, calls: deque[Json]) -> None:
+        signal: asyncio.Task[Any] = asyncio.create_task(self._held.interrupt.wait())
         try:
-            while waiting:
+            while True:
+                if not self._held.stopping.is_set():
+                    await self._begin(calls)
+                if not self._running:
+                    return
                 done, _ = await asyncio.wait(
-                    {*waiting, signal}, return_when=asyncio.FIRST_COMPLETED
+                    {*self._running, signal}, return_when=asyncio.FIRST_COMPLETED
                 )
-                finished = {task: call for task, call in tasks.items() if task in done & waiting}
-                waiting -= done
-                await self._record_finished(finished)
-                if signal in done and waiting:
+                await self._record_finished(
+                    {task: self._running.pop(task) for task in done - {signal}}
+                )
+                if signal in done and (self._running or calls):
                     raise Interrupted
         finally:
             signal.cancel()
-            for task in waiting:
+            for task in self._running:
                 task.cancel()
-            if waiting:
-                await asyncio.wait(waiting)
+            if self._running:
+                await asyncio.wait(self._running)
+
+    async def _begin(self, calls: deque[Json]) -> None:
+        """Start as many as may overlap; those that were never started, by one event."""
+        batch = list(islice(calls, TOOLS_AT_ONCE_MAX - len(self._running)))
+        started = self._held.state.started_calls
+        fresh = tuple(call["toolCallId"] for call in batch if call["toolCallId"] not in started)
+        if fresh:
+            await self._held.append(c.StartTools(attempt=self._held.attempt, call_ids=fresh))
+        for call in batch:
+            self._running[asyncio.create_task(self._run(call))] = calls.popleft()
 
     async def _record_finished(self, finished: dict[asyncio.Task[ToolResult], Json]) -> None:
         """Results are kept first; then whatever a sibling raised goes on its way."""
@@ -89,14 +104,16 @@ class ToolStep:
             raise SandboxNotFound("the run's workspace is not on this host")
 
     async def _run(self, call: Json) -> ToolResult:
-        async with self._at_once:
-            return await run_tool(
-                self._tools,
-                tool_name(call),
-                call["input"],
-                ToolContext(sandbox=self._sandbox, call_id=call["toolCallId"]),
-                timeout_seconds=self._timeout_seconds,
-            )
+        context = ToolContext(
+            sandbox=self._sandbox, run_id=self._held.run_id, call_id=call["toolCallId"]
+        )
+        return await run_tool(
+            self._tools,
+            tool_name(call),
+            call["input"],
+            context,
+            timeout_seconds=self._timeout_seconds,
+        )
 
     async def _record(self, parts: list[Json]) -> None:
         answered = {part["toolCallId"] for part in parts}

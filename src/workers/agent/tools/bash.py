@@ -28,7 +28,8 @@ class Bash:
         "Run a bash script in the workspace, without a terminal. Answers with exitCode, stdout "
         "and stderr; of long output the first and last characters are kept. Files in the "
         "workspace stay between calls, processes do not. There is no network but "
-        "http://127.0.0.1/api/, the API, where calls are already authorized."
+        "http://127.0.0.1/api/, the API, where calls are already authorized. $RUNLEDGER_CALL_ID "
+        "is this call's own id, fit as an idempotency key."
     )
     input_type = BashInput
     repeatable = False
@@ -38,7 +39,10 @@ class Bash:
             raise ToolFailed("A command cannot contain U+0000; use printf '\\0' inside it.")
         sandbox = await context.sandbox()
         result = await sandbox.exec(
-            given.command, cwd=given.cwd, timeout_seconds=context.deadline_seconds
+            given.command,
+            cwd=given.cwd,
+            env=context.environment,
+            timeout_seconds=context.deadline_seconds,
         )
         if result.cancelled:
             raise ToolFailed("The command was stopped from outside before it ended.")

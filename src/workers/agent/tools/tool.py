@@ -2,13 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from runs_domain.errors import RunledgerError
 from runs_domain.events import Json, Struct
+from runs_domain.ids import RunId
 from runs_domain.sandbox_port import Sandbox
+
+RUN_VARIABLE: Final = "RUNLEDGER_RUN_ID"
+CALL_VARIABLE: Final = "RUNLEDGER_CALL_ID"
 
 ErrorOrigin = Literal[
     "unknown_tool",
@@ -49,10 +53,17 @@ class ToolResult(Struct, frozen=True):
 class ToolContext:
     sandbox: Callable[[], Awaitable[Sandbox]]
     """The run's sandbox, made at the first call. Raises SandboxNotFound if it was lost."""
+    run_id: RunId
     call_id: str
-    """Also the idempotency key of whatever the call does outside."""
+    """Of this call alone, and the same whoever makes it: the idempotency key of whatever the call
+    does outside."""
     deadline_seconds: float = 0.0
     """How long the tool may take; set by `run_tool`, which stops it soon after."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command is told of itself, so that its scripts can pass it on."""
+        return {RUN_VARIABLE: str(self.run_id), CALL_VARIABLE: self.call_id}
 
 
 class Tool(Protocol):
