@@ -12,6 +12,7 @@ from tests.support.run_story import BEGIN, END, check_history, check_story
 from tests.support.sandboxes import processes_naming
 from tests.support.stacks import BreakableStack, kill
 from tests.support.waiting import until
+from workers.agent.tool_step import TOOLS_AT_ONCE_MAX
 
 pytestmark = pytest.mark.crash
 
@@ -58,6 +59,31 @@ async def test_the_only_worker_is_killed_in_the_middle_of_a_tool_call(
     assert watch.connections == 1, "the reader noticed nothing"
     assert not await key_is_good(broken.details, run)
     assert not broken.workspace_of(run.session_id).parent.exists()
+
+
+@pytest.mark.settings(lease_seconds="1")
+async def test_invariant_2_of_many_commands_at_once_the_next_worker_runs_only_those_never_started(
+    broken: BreakableStack, client: Rest
+) -> None:
+    """One has ended, as many as may overlap are at work, the last two wait for a place."""
+    token = f"token-{secrets.token_hex(8)}"
+    at_work = [f"echo {n} >> effects; exec -a {token} sleep 600" for n in range(TOOLS_AT_ONCE_MAX)]
+    commands = ["echo first >> effects", *at_work, "echo 98 >> effects", "echo 99 >> effects"]
+    tools = [{"name": "bash", "input": {"command": command}} for command in commands]
+    first = broken.start_worker()
+    run = await client.play({"tools": tools}, bash("cat effects"), {"text": "done"})
+    async with client.watching(run) as watch:
+        await until(lambda: len(processes_naming(token)) == TOOLS_AT_ONCE_MAX, timeout_seconds=30)
+        kill(first)
+        broken.start_worker()
+        reader = await check_story(client, run, watch)
+
+    *parallel, counted = parts_of(reader.message, "tool-bash")
+    errors = [call.get("errorText") for call in parallel]
+    unknown = "interrupted: outcome unknown"
+    assert errors == [None, *[unknown] * TOOLS_AT_ONCE_MAX, None, None]
+    once = ["first", *map(str, range(TOOLS_AT_ONCE_MAX)), "98", "99"]
+    assert sorted(counted["output"]["stdout"].split()) == sorted(once)
 
 
 @pytest.mark.settings(sandbox="none", lease_seconds="1")

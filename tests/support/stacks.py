@@ -62,10 +62,12 @@ class BreakableStack(Stack):
         name = sandbox_name(SessionId(UUID(session_id)))
         return self._data_dir / "sandboxes" / name / "workspace"
 
-    def start_worker(self) -> Process:
-        """One more, ready to take jobs."""
+    def start_worker(self, **settings: str) -> Process:
+        """One more, ready to take jobs; `settings` are its alone."""
         name = f"worker-{len(self._processes)}"
-        worker = Process(name, "worker", self._servers.places, self._environment)
+        own = {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+        environment = {**self._environment, **own}
+        worker = Process(name, "worker", self._servers.places, environment)
         self._processes[name] = worker
         worker.start()
         worker.wait_until_ready()
