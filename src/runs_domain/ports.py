@@ -3,10 +3,11 @@
 The model has its own file (`model_port.py`), the sandbox too (`sandbox_port.py`).
 """
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from runs_domain.events import Event, Struct
 from runs_domain.ids import AccountId, Attempt, ChatId, KeyId, Position, RunId, SessionId, Version
@@ -314,13 +315,40 @@ class Job(Struct, frozen=True):
     cause: Literal["fresh", "resent", "handover"] = "fresh"
 
 
+JOB_DELAY_SECONDS_MAX: Final = 30 * 24 * 60 * 60
+
+
+def checked_delay_ms(delay_seconds: float) -> int:
+    """Milliseconds. Raises ValueError outside 0 … JOB_DELAY_SECONDS_MAX."""
+    if not 0 <= delay_seconds <= JOB_DELAY_SECONDS_MAX:
+        raise ValueError(f"a job is delayed by 0 to {JOB_DELAY_SECONDS_MAX} seconds")
+    return math.ceil(delay_seconds * 1000)
+
+
 class JobQueue(Protocol):
-    async def send(self, job: Job) -> bool:
-        """One Lua call. False = a job of that kind and id is already there (queued or running)."""
+    """Every method raises QueueUnavailable on doubt; asking again changes nothing more."""
+
+    async def send(self, job: Job, *, delay_seconds: float = 0.0) -> bool:
+        """False = a job of that kind and id is already there, and stays as it is.
+
+        It may be running, queued, delayed, or waiting until its account's share is smaller.
+        Raises ValueError for a delay outside 0 … JOB_DELAY_SECONDS_MAX.
+        """
+        ...
+
+    async def cancel(self, kind: JobKind, job_id: str) -> bool:
+        """Take out a job that no worker has begun, delayed or not. False = there is none.
+
+        A worker that runs one is told in another way, `CancelPush`.
+        """
+        ...
+
+    async def hasten(self, kind: JobKind, job_id: str) -> bool:
+        """A delayed job is due now. False = none of that name is delayed."""
         ...
 
     async def missing(self, kind: JobKind, ids: Sequence[str]) -> tuple[str, ...]:
-        """Those of `ids` that have no job, queued or running."""
+        """Those of `ids` that have no job, whatever it is doing."""
         ...
 
 

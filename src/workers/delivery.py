@@ -61,6 +61,10 @@ class RunningJob:
 
 @dataclass(slots=True)
 class WorkerCounters:
+    """Each is shown for the whole fleet: `runs_domain.storage.fleet_counters` says what it is."""
+
+    finished: int = 0
+    retried: int = 0
     garbage: int = 0
     reclaimed: int = 0
     leases_lost: int = 0

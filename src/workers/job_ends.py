@@ -37,6 +37,7 @@ class JobEnds:
         self._stopping = stopping
 
     async def finish(self, running: RunningJob) -> None:
+        self._counters.finished += 1
         await self._settle(running, lambda: self._deliveries.finish(running.ticket, running.key))
 
     async def hand_over(self, running: RunningJob) -> None:
@@ -50,6 +51,7 @@ class JobEnds:
         await self._give_back(running, cause)
 
     async def retry(self, running: RunningJob, *, delay_ms: int) -> None:
+        self._counters.retried += 1
         if running.weather:  # it was let go of in good order, as at a hand-over
             await self._give_back(running, "handover", delay_ms=delay_ms)
         else:

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from signal import Signals
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from arq.connections import ArqRedis
@@ -38,6 +39,7 @@ from workers.delivery import JobFunction, RunningJob, WorkerCounters, take
 from workers.job_ends import BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_MIN, JobEnds
 from workers.job_entry import RETRY_SECONDS_MIN, entered, log_failure
 from workers.lease import LeaseKeeper
+from workers.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ SWEEPS_PER_LEASE: Final = 8
 SWEEP_SECONDS_MAX: Final = 0.5
 TICK_SECONDS: Final = 0.5
 """Between two looks at what cron and health have to do."""
+TELL_SECONDS: Final = 2.0
+"""Well under WORKER_SILENT_SECONDS."""
 FORGET_SECONDS: Final = 60.0
 HAND_OVER_SECONDS: Final = 2.0
 """How long a cancelled job may take to clean up before it is handed over regardless."""
@@ -54,7 +58,10 @@ ARQ_TRIES_MAX: Final = 2**31
 
 
 class StreamWorker(Worker):
-    """Build it inside a running event loop; `await worker.serve()` returns after SIGTERM."""
+    """Build it inside a running event loop; `await worker.serve()` returns after SIGTERM.
+
+    `also_counted`: who counts → a dataclass of numbers; the whole fleet's sum is shown.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class StreamWorker(Worker):
         job_timeout_seconds: float = 6 * 60 * 60,
         handle_signals: bool = True,
         burst: bool = False,
+        also_counted: Mapping[str, Any] = MappingProxyType({}),
         ctx: dict[Any, Any] | None = None,
         on_startup: StartupShutdown | None = None,
         on_shutdown: StartupShutdown | None = None,
@@ -77,6 +85,7 @@ class StreamWorker(Worker):
         """`wrap` may put something around what is told to Redis of jobs; tests do."""
         self.consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.counters = WorkerCounters()
+        self._tally = Tally({"jobs": self.counters, **also_counted})
         self._sweep_seconds = min(lease_seconds / SWEEPS_PER_LEASE, SWEEP_SECONDS_MAX)
         self._lease_seconds = lease_seconds
         self._step_grace_seconds = step_grace_seconds
@@ -85,8 +94,8 @@ class StreamWorker(Worker):
         self._by_key: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._group_is_open = False
-        self._next_sweep = self._next_health = self._next_forget = 0.0
+        self._group_is_open = self._was_away = False
+        self._next_sweep = self._next_tell = self._next_health = self._next_forget = 0.0
         self._redis = PipelinedRedis(redis_url)
         self._deliveries = wrap(
             JobDeliveries(
@@ -162,6 +171,7 @@ class StreamWorker(Worker):
         await self._leases.stop()
         try:
             await self._redis.delete(names.health(self.consumer))
+            await self._tell(leaving=True)
             await self._deliveries.leave()
         except (QueueUnavailable, RedisError, OSError) as error:
             logger.warning("left without a word to Redis: %s", type(error).__name__)
@@ -179,7 +189,7 @@ class StreamWorker(Worker):
                 await self._take()
                 failures = 0
             except QueueUnavailable as error:
-                self._group_is_open = False
+                self._group_is_open, self._was_away = False, True
                 self.counters.redis_failures += 1
                 logger.warning("cannot take jobs: %s", error)
                 await wait_for(
@@ -191,8 +201,12 @@ class StreamWorker(Worker):
         """One round: what dead workers held comes first, then new entries."""
         if not self._group_is_open:
             await self._deliveries.open()
+            await self._tell()
             self._group_is_open = True
         now = self.loop.time()
+        if self._was_away:  # nobody could renew: live workers have a lease's time for it first
+            self._was_away = False
+            self._next_sweep = now + self._lease_seconds
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_seconds
             reclaimed = await self._in_time(self._deliveries.reclaim(self._free(), self._running))
@@ -213,16 +227,19 @@ class StreamWorker(Worker):
         blocks its loop; and until we know an entry, nobody renews its lease."""
         asked = self.loop.time()
         entries = await taking
-        if entries and self.loop.time() - asked > self._lease_seconds / 2:
-            return await self._deliveries.confirm(entries)
-        return entries
+        if self.loop.time() - asked <= self._lease_seconds / 2:
+            return entries
+        self._was_away = True  # or Redis was, or both: others may not have renewed either
+        return await self._deliveries.confirm(entries) if entries else entries
 
     def _free(self) -> int:
         return self.max_jobs - len(self._running)
 
     async def _accept(self, entries: Sequence[Entry], *, redelivered: bool) -> None:
-        garbage = []
+        garbage = await self._deliveries.strangers(entries)
         for entry in entries:
+            if entry in garbage:
+                continue
             running = take(entry, redelivered=redelivered, now_ms=timestamp_ms())
             if running is None or running.job.kind not in self.functions:
                 garbage.append(entry)
@@ -340,6 +357,9 @@ class StreamWorker(Worker):
     @override
     async def record_health(self) -> None:
         now = self.loop.time()
+        if now >= self._next_tell and self._group_is_open:
+            self._next_tell = now + TELL_SECONDS
+            await self._tell()
         if now >= self._next_health:
             self._next_health = now + names.HEALTH_SECONDS
             line = (
@@ -351,6 +371,15 @@ class StreamWorker(Worker):
         if now >= self._next_forget:
             self._next_forget = now + FORGET_SECONDS
             await self._deliveries.forget_dead_consumers()
+            if wrong := await self._deliveries.heal():
+                logger.warning("%d job records disagreed with each other and were put right", wrong)
+
+    async def _tell(self, *, leaving: bool = False) -> None:
+        """What fair share and the statistics must know of this worker."""
+        number, counts = self._tally.next_set()
+        slots = None if leaving else self.max_jobs
+        await self._deliveries.tell(number, counts, slots=slots, running=len(self._running))
+        self._tally.settle(number)
 
     async def _start_cron(self, name: str, tick: str, at: datetime | None) -> None:
         """Run this tick here if no other worker does; not while the last one still runs.

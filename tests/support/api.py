@@ -18,7 +18,7 @@ from runs_domain.credentials_port import AccountKind, Credential
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ids import AccountId, ChatId, KeyId, RunId, Version
 from runs_domain.keys import ServerSecrets
-from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Head, Job, Recorded, Stored
+from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Head, Job, JobKind, Recorded, Stored
 from runs_domain.settings import Secret, Settings
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.memory import MemoryEventLog
@@ -148,15 +148,23 @@ class Chunks(MemoryChunks):
 
 
 class Jobs(MemoryJobs):
-    """`down` makes every send fail, as without Redis."""
+    """`down` makes every call fail that the API makes, as without Redis."""
 
     down = False
 
     @override
-    async def send(self, job: Job) -> bool:
+    async def send(self, job: Job, *, delay_seconds: float = 0.0) -> bool:
+        self._check()
+        return await super().send(job, delay_seconds=delay_seconds)
+
+    @override
+    async def hasten(self, kind: JobKind, job_id: str) -> bool:
+        self._check()
+        return await super().hasten(kind, job_id)
+
+    def _check(self) -> None:
         if self.down:
             raise QueueUnavailable("down")
-        return await super().send(job)
 
 
 class Clock(SystemClock):

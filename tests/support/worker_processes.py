@@ -86,9 +86,15 @@ class WorkerProcesses:
         """Wait until no job is left in Redis, nor anything else that a job put there."""
 
         def empty() -> bool:
-            kept = {names.JOB_STREAM.encode(), names.JOB_EPOCH.encode()}
-            keys = set(self.redis.scan_iter("*{jobs}*"))
-            keys = {key for key in keys if b":health:" not in key and b":cron:" not in key}
+            kept = {
+                names.JOB_STREAM,
+                names.JOB_EPOCH,
+                names.JOB_WORKERS,
+                names.JOB_SLOTS,
+                names.JOB_COUNTERS,
+            }
+            keys = {key.decode() for key in self.redis.scan_iter("*{jobs}*")}
+            keys = {key for key in keys if ":health:" not in key and ":cron:" not in key}
             return keys <= kept and self.redis.xlen(names.JOB_STREAM) == 0
 
         until_sync(empty, timeout_seconds=WAIT_SECONDS)

@@ -109,10 +109,9 @@ class LuaScript:
     Every script may be called again after a lost reply: doing it twice changes nothing more.
     """
 
-    def __init__(self, name: str, *, prelude: str | None = None) -> None:
-        parts = [prelude, name] if prelude else [name]
+    def __init__(self, name: str, *, preludes: Sequence[str] = ()) -> None:
         self.name = name
-        self.text = "\n".join(_lua(part) for part in parts)
+        self.text = "\n".join(_lua(part) for part in (*preludes, name))
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Redis, keys: Sequence[str], args: Sequence[Any]) -> Any:

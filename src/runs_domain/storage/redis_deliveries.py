@@ -1,5 +1,6 @@
 """What a worker process does with the job stream: take entries, finish them, give them back."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,11 @@ from runs_domain.storage.redis_jobs import JOB_KEYS, job_script
 from runs_domain.storage.redis_lane import COMMAND_SECONDS, Lane
 
 DUE_PER_CALL_MAX: Final = 100
+KEY_CHARACTERS_MAX: Final = 500
+"""Longer than any `<kind>:<id>` of ours: what garbage says need not go back to Redis whole."""
+HEAL_PAGE_KEYS: Final = 200
+HEAL_PAGES_MAX: Final = 100
+"""Of each structure; the next call goes on where this one stopped."""
 CONSUMER_KEPT_SECONDS: Final = 300
 """A consumer with nothing pending that has not asked for this long belongs to a dead process."""
 
@@ -23,6 +29,8 @@ _CONFIRM: Final = job_script("job_confirm")
 _FINISH: Final = job_script("job_finish")
 _REQUEUE: Final = job_script("job_requeue")
 _FORGET: Final = job_script("job_forget")
+_TELL: Final = job_script("job_tell")
+_HEAL: Final = job_script("job_heal")
 RENEW: Final = job_script("job_renew")
 
 
@@ -52,6 +60,7 @@ class JobDeliveries:
         self._reader = reader
         self._consumer = consumer
         self._lease_ms = int(lease_seconds * 1000)
+        self._healed_to = defaultdict[str, bytes](lambda: b"0")
 
     async def open(self) -> None:
         """Make the group if there is none."""
@@ -69,10 +78,21 @@ class JobDeliveries:
         return _entries(reply[0][1]) if reply else []
 
     async def reclaim(self, count: int, running: Iterable[str]) -> list[Entry]:
-        """Move due jobs into the stream, then take up to `count` whose lease ran out."""
+        """Bring due jobs and shares in order, then take up to `count` whose lease ran out."""
         args = (self._consumer, self._lease_ms, count, DUE_PER_CALL_MAX, *running)
         _, taken = await _RECLAIM(self._redis, JOB_KEYS, (names.GROUP, *args))
         return _entries(taken)
+
+    async def strangers(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of `entries` that were not put there by `send`, or not any more: the index, which
+        knows each job's one place, does not name them. To work on one could be to work twice."""
+        keys = [entry.key[:KEY_CHARACTERS_MAX] for entry in entries]
+        try:
+            places = await self._redis.hmget(names.JOB_INDEX, keys) if keys else []  # type: ignore[misc]
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"index: {type(error).__name__}") from error
+        known = [place and place.decode().partition(" ")[0] for place in places]
+        return [entry for entry, place in zip(entries, known, strict=True) if entry.ticket != place]
 
     async def confirm(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of `entries` that are still ours: Redis gave them to us some time ago."""
@@ -83,7 +103,7 @@ class JobDeliveries:
 
     async def finish(self, ticket: str, key: str) -> bool:
         """Take the job out for good. False = it was not ours any more."""
-        args = (names.GROUP, self._consumer, ticket, key)
+        args = (names.GROUP, self._consumer, ticket, key[:KEY_CHARACTERS_MAX])
         return bool(await _FINISH(self._redis, JOB_KEYS, args))
 
     async def requeue(
@@ -96,6 +116,30 @@ class JobDeliveries:
         fields = (job.kind, job.id, job.account_id, job.cause, retries, delay_ms, error)
         args = (names.GROUP, self._consumer, ticket, *fields)
         return bool(await _REQUEUE(self._redis, JOB_KEYS, args))
+
+    async def tell(
+        self, number: int, counts: Mapping[str, int], *, slots: int | None, running: int = 0
+    ) -> None:
+        """Say that this worker lives, and add what it counted; `slots` None = it leaves.
+
+        `number` goes up with each set of counts: one that is told again counts once.
+        """
+        told = ("" if slots is None else slots, running, names.WORKER_SILENT_SECONDS * 1000)
+        pairs = [word for pair in counts.items() for word in pair]
+        args = (names.GROUP, self._consumer, *told, number, *pairs)
+        await _TELL(self._redis, JOB_KEYS, args)
+
+    async def heal(self) -> int:
+        """Bring index and shares together again where hands have torn them apart; how many."""
+        wrong = 0
+        for which in ("index", "shares", "accounts"):
+            for _ in range(HEAL_PAGES_MAX):
+                args = (names.GROUP, which, self._healed_to[which], HEAL_PAGE_KEYS)
+                self._healed_to[which], healed = await _HEAL(self._redis, JOB_KEYS, args)
+                wrong += healed
+                if self._healed_to[which] == b"0":
+                    break
+        return wrong
 
     async def forget_dead_consumers(self) -> None:
         await _FORGET(self._redis, JOB_KEYS, (names.GROUP, CONSUMER_KEPT_SECONDS * 1000, ""))

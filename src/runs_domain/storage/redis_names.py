@@ -13,15 +13,45 @@ GROUP: Final = "workers"
 JOB_STREAM: Final = "rl:{jobs}:stream"
 """One entry a job: kind, id, account, cause, retries, error. Never trimmed; finished ones go."""
 JOB_INDEX: Final = "rl:{jobs}:index"
-"""`<kind>:<id>` → where its one job is: an entry id, `later`, or `held:<consumer>`."""
+"""`<kind>:<id>` → where its one job is, and whose: see lua/jobs.lua."""
 JOB_LATER: Final = "rl:{jobs}:later"
-"""`<kind>:<id>` scored by when it is due (ms): retries, and jobs that outlived a wiped stream."""
+"""`<kind>:<id>` scored by when it is due (ms): delayed, and jobs that outlived a wiped stream."""
 JOB_LATER_DATA: Final = "rl:{jobs}:later-data"
 JOB_EPOCH: Final = "rl:{jobs}:epoch"
 """When the group was made (ms): an entry id from before it comes from a Redis that was wiped."""
+"""`<kind>:<id>` → the job as JSON, of those that are not in the stream."""
 
-WITHOUT_TTL: Final = frozenset({JOB_STREAM, JOB_INDEX, JOB_LATER, JOB_LATER_DATA, JOB_EPOCH})
-"""The keys that may stay for ever; each is as large as the number of unfinished jobs."""
+JOB_SHARES: Final = "rl:{jobs}:shares"
+"""`<account>:<kind>:<id>` of each job in the stream: what fair share counts."""
+JOB_WAITING: Final = "rl:{jobs}:waiting"
+"""`<account>:<rank>:<kind>:<id>` of jobs whose account has its share in the stream."""
+JOB_ACCOUNTS: Final = "rl:{jobs}:accounts"
+"""Accounts that have a share."""
+JOB_WORKERS: Final = "rl:{jobs}:workers"
+"""Consumer → when it last spoke (ms), slots, running, number of its last counts."""
+JOB_SLOTS: Final = "rl:{jobs}:slots"
+"""Slots of all live workers; WORKER_SILENT_SECONDS."""
+JOB_COUNTERS: Final = "rl:{jobs}:counters"
+"""What all workers have counted since Redis was last empty; see fleet_counters."""
+
+WITHOUT_TTL: Final = frozenset(
+    {
+        JOB_STREAM,
+        JOB_INDEX,
+        JOB_LATER,
+        JOB_LATER_DATA,
+        JOB_EPOCH,
+        JOB_SHARES,
+        JOB_WAITING,
+        JOB_ACCOUNTS,
+        JOB_WORKERS,
+        JOB_COUNTERS,
+    }
+)
+"""The keys that may stay for ever; each is as large as the number of unfinished jobs, or less."""
+
+WORKER_SILENT_SECONDS: Final = 10
+"""A worker that has said nothing for this long has no slots."""
 
 CRON_LOCK_SECONDS: Final = 60
 HEALTH_SECONDS: Final = 10

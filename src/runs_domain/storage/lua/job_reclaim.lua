@@ -1,29 +1,73 @@
--- Move what is due into the stream, then take over entries whose lease ran out.
--- XPENDING IDLE, not XAUTOCLAIM: that one looks at few entries and starves behind live ones.
+-- Move what is due into the stream, bring the shares in order, then take over entries whose lease
+-- ran out. XPENDING IDLE, not XAUTOCLAIM: that one looks at few entries and starves behind live ones.
 -- ARGV: group, consumer, lease_ms, count, due_max, then the tickets that run here (never taken).
--- → {entries moved, {{ticket, fields}, …}}
+-- → {entries due, {{ticket, fields}, …}}
 local consumer, lease_ms, count, due_max = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local due = redis.call('ZRANGEBYSCORE', LATER, '-inf', now_ms(), 'LIMIT', 0, due_max)
-for _, key in ipairs(due) do
-  local data = redis.call('HGET', DATA, key)
-  forget_later(key)
-  if data then
-    add_entry(cjson.decode(data))
-  else
-    redis.call('HDEL', INDEX, key)
+
+local function move_due()
+  local due = redis.call('ZRANGEBYSCORE', LATER, '-inf', now_ms(), 'LIMIT', 0, due_max)
+  for _, key in ipairs(due) do
+    local data = redis.call('HGET', DATA, key)
+    local place, account = place_of(key)
+    if place == 'later' or (place and string.match(place, '^held:')) then
+      take_out(key, place, account)
+      if data then enter(cjson.decode(data), rank_now()) end
+    else
+      redis.call('ZREM', LATER, key) -- a job of that name is elsewhere, or the index is lost
+    end
+  end
+  return #due
+end
+
+-- The newest entries of those that have too much, as long as nobody has taken them.
+local function put_surplus_back()
+  local last = is_crowded() and last_delivered()
+  if not last then return end
+  for _, row in ipairs(redis.call('XREVRANGE', STREAM, '+', '(' .. last, 'COUNT', LOOKED_AT_MAX)) do
+    if not is_crowded() then return end
+    local job = indexed_job(row[1], row[2])
+    if job and has_too_much(job.account) then stand_back(row[1], job) end
   end
 end
-local mine = {}
-for i = 6, #ARGV do mine[ARGV[i]] = true end
-local taken = {}
-if count > 0 then
+
+local function promote_all()
+  local from = '-'
+  for _ = 1, LOOKED_AT_MAX do
+    local member = redis.call('ZRANGEBYLEX', WAITING, from, '+', 'LIMIT', 0, 1)[1]
+    if not member then return end
+    local account = string.match(member, '^(.-):')
+    promote(account)
+    from = '(' .. account .. ';'
+  end
+end
+
+-- What a dead worker held is no reason for its account to have more than its share.
+local function waits_instead(ticket)
+  if not is_crowded() then return false end
+  local row = redis.call('XRANGE', STREAM, ticket, ticket, 'COUNT', 1)[1]
+  local job = row and indexed_job(ticket, row[2])
+  if not job or not has_too_much(job.account) then return false end
+  job.cause, job.error = 'resent', '' -- who lost it could not tell why
+  stand_back(ticket, job)
+  return true
+end
+
+local function take_over()
+  local mine, taken = {}, {}
+  for i = 6, #ARGV do mine[ARGV[i]] = true end
+  if count <= 0 then return taken end
   local rows = redis.call('XPENDING', STREAM, GROUP, 'IDLE', lease_ms, '-', '+', count + #ARGV - 5)
   for _, row in ipairs(rows) do
     if #taken == count then break end
-    if not mine[row[1]] then
+    if not mine[row[1]] and not waits_instead(row[1]) then
       local claimed = redis.call('XCLAIM', STREAM, GROUP, consumer, lease_ms, row[1])
       if claimed[1] then taken[#taken + 1] = claimed[1] end
     end
   end
+  return taken
 end
-return {#due, taken}
+
+local due = move_due()
+put_surplus_back()
+promote_all()
+return {due, take_over()}

@@ -1,7 +1,7 @@
 -- Renew leases, each only if it is still this consumer's: a bare XCLAIM would take an entry back
 -- from its new owner. JUSTID keeps the delivery count.
 -- A job whose entry went with a wiped Redis is held on: nobody else can have it, unless it was
--- sent again meanwhile and not yet taken, and then that entry goes.
+-- sent again meanwhile and not yet taken, and then that one goes.
 -- ARGV: group, consumer, lease_ms, then (ticket, job as JSON) per lease. → tickets that are lost.
 local consumer, lease_ms = ARGV[2], tonumber(ARGV[3])
 local held = 'held:' .. consumer
@@ -13,14 +13,14 @@ local function outlived_a_wipe(ticket)
 end
 
 local function untaken(place)
-  return not place or (is_entry(place) and not owner_of(place))
+  return not place or rank_in(place) or (is_entry(place) and not owner_of(place))
 end
 
 local lost = {}
 for i = 4, #ARGV, 2 do
   local ticket, job = ARGV[i], cjson.decode(ARGV[i + 1])
   local key = job.kind .. ':' .. job.id
-  local place = redis.call('HGET', INDEX, key)
+  local place, account = place_of(key)
   local owner = owner_of(ticket)
   if place == held then
     redis.call('ZADD', LATER, now + lease_ms, key)
@@ -28,7 +28,7 @@ for i = 4, #ARGV, 2 do
     redis.call('XCLAIM', STREAM, GROUP, consumer, 0, ticket, 'JUSTID')
   elseif not owner and outlived_a_wipe(ticket) and untaken(place) then
     if redis.call('EXISTS', EPOCH) == 0 then open_group() end
-    if place then redis.call('XDEL', STREAM, place) end
+    if place then take_out(key, place, account) end
     add_later(job, now + lease_ms, held)
   else
     lost[#lost + 1] = ticket
