@@ -1,12 +1,17 @@
 """Dead letters in PostgreSQL: `DeadLetters` for the workers, and what operators look at."""
 
+from datetime import datetime
 from typing import Any, Final
 
+from msgspec import UNSET, UnsetType
 from typing_extensions import override
 
 from runs_domain.dead_letters_port import Burial, DeadLetter, DeadLetters, Reason
+from runs_domain.errors import HistoryCorrupt
+from runs_domain.events import Struct
 from runs_domain.ids import RunId
 from runs_domain.ports import JobKind
+from runs_domain.storage.codec import StoredRow, open_row
 from runs_domain.storage.connection import ReconnectingConnection
 
 LETTERS_MAX: Final = 1_000
@@ -43,6 +48,9 @@ _DROPPED: Final = """
         withheld = %b
     WHERE kind = %b AND id = %b AND reason = %b AND closed_at IS NULL
     RETURNING id"""
+_LAST_EVENTS: Final = """
+    SELECT originator_id, originator_version, topic, state, notification_id FROM stored_events
+    WHERE originator_id = %b ORDER BY originator_version DESC LIMIT %b"""
 _COUNT: Final = "SELECT count(*) FROM dead_letters WHERE closed_at IS NULL"
 
 
@@ -96,3 +104,35 @@ class PostgresDeadLetters(DeadLetters):
         rows = await self._connection.fetch(sql, values)
         names = DeadLetter.__struct_fields__
         return tuple(DeadLetter(**dict(zip(names, row, strict=True))) for row in rows)
+
+
+class EventLine(Struct, frozen=True):
+    """An event as far as it can be told in any case, whatever this release makes of it."""
+
+    version: int
+    type: str
+    at: datetime | UnsetType = UNSET
+    actor: str | UnsetType = UNSET
+    attempt: int | UnsetType = UNSET
+
+
+async def last_events(
+    connection: ReconnectingConnection, run_id: RunId, count: int
+) -> list[EventLine]:
+    """The stream's last `count` events in order, without content."""
+    rows = await connection.fetch(_LAST_EVENTS, (run_id, count))
+    return [_line(StoredRow(*row)) for row in reversed(rows)]
+
+
+def _line(row: StoredRow) -> EventLine:
+    try:
+        envelope = open_row(row)
+    except HistoryCorrupt:
+        return EventLine(version=row.version, type=row.tag)
+    return EventLine(
+        version=row.version,
+        type=row.tag,
+        at=envelope.at,
+        actor=envelope.actor,
+        attempt=envelope.attempt,
+    )

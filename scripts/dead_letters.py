@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""What the workers gave up on: `.venv/bin/python scripts/dead_letters.py COMMAND`.
+
+A letter of reason `tries_exhausted` is of a run that has failed: a retry is a new run in the same
+chat. One of reason `broken` is of a job that breaks before its run can count it, so that the run
+is still open and gets no worker: a retry sends the job again. Works with the processes' RUNLEDGER_*
+settings; `--as` says who you are, in events and letters.
+"""
+
+import argparse
+import asyncio
+import getpass
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any, Final, NamedTuple, get_args
+from uuid import UUID
+
+import msgspec
+
+from runs_domain.dead_letters import DeadLetterDesk, Outcome
+from runs_domain.dead_letters_port import DeadLetter, Reason
+from runs_domain.errors import LetterRefused, RunledgerError
+from runs_domain.ids import RunId
+from runs_domain.keys import secrets_of
+from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.dead_letters import LETTERS_MAX, PostgresDeadLetters, last_events
+from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.redis_client import PipelinedRedis
+from runs_domain.storage.redis_jobs import RedisJobs
+
+QUERY_SECONDS_MAX: Final = 10.0
+EVENTS_SHOWN: Final = 10
+NAME_CHARACTERS_MAX: Final = 64
+NOT_FOUND: Final = "no such dead letter"
+
+
+class Ops(NamedTuple):
+    letters: PostgresDeadLetters
+    desk: DeadLetterDesk
+    log: PostgresEventLog
+    connection: ReconnectingConnection
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    try:
+        return asyncio.run(_run(load(os.environ), options))
+    except RunledgerError as error:
+        print(f"dead_letters: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadSettings) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/dead_letters.py", description=__doc__)
+    parser.set_defaults(name=None)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing = commands.add_parser(
+        "list", help=f"the open letters, oldest first, {LETTERS_MAX} at most"
+    )
+    listing.add_argument("--all", action="store_true", help="those that were closed, too")
+    listing.add_argument("--reason", choices=get_args(Reason))
+    listing.add_argument("--json", action="store_true", help="one JSON array")
+    show = commands.add_parser("show", help="a letter, its run, and the run's last events")
+    show.add_argument("run", type=UUID)
+    show.add_argument("--json", action="store_true", help="one JSON object")
+    show.add_argument("--content", action="store_true", help="with what people and models said")
+    for name, text in (
+        ("retry", "repeat a dead run as a new one, or send a broken job again"),
+        ("drop", "close a letter; a broken run that can be read fails"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("runs", nargs="*", type=UUID, metavar="run")
+        command.add_argument("--all-of-reason", choices=get_args(Reason))
+        command.add_argument("--as", dest="name", type=_name, metavar="NAME", help="who you are")
+    return parser
+
+
+def _name(given: str) -> str:
+    if not (0 < len(given) <= NAME_CHARACTERS_MAX and given.isascii() and given.isprintable()):
+        raise argparse.ArgumentTypeError("a name has 1 to 64 printable ASCII characters")
+    return given
+
+
+def _login_name() -> str:
+    try:
+        return _name(getpass.getuser())
+    except (OSError, KeyError, argparse.ArgumentTypeError):
+        return f"uid-{os.getuid()}"
+
+
+async def _run(settings: Settings, options: argparse.Namespace) -> int:
+    async with AsyncExitStack() as opened:
+        connection = ReconnectingConnection(
+            settings.database_url, name="runledger dead letters", seconds_max=QUERY_SECONDS_MAX
+        )
+        opened.push_async_callback(connection.close)
+        redis = PipelinedRedis(settings.redis_url.reveal())
+        opened.push_async_callback(redis.aclose)
+        log = await opened.enter_async_context(
+            open_log(settings.database_url, secrets_of(settings), SystemClock())
+        )
+        letters = PostgresDeadLetters(connection)
+        actor = f"ops:{options.name or _login_name()}"
+        desk = DeadLetterDesk(log, letters, RedisJobs(redis), actor=actor)
+        return await _obey(Ops(letters, desk, log, connection), options)
+
+
+async def _obey(ops: Ops, options: argparse.Namespace) -> int:
+    match options.command:
+        case "list":
+            found = await ops.letters.listed(reason=options.reason, closed_too=options.all)
+            _print_list(found, as_json=options.json)
+            return 0
+        case "show":
+            return await _show(ops, RunId(options.run), options)
+        case "retry":
+            return await _each(ops, options, ops.desk.retry)
+        case _:
+            return await _each(ops, options, ops.desk.drop)
+
+
+# ------------------------------------------------------------------------------ list, show
+
+
+def _print_list(found: Sequence[DeadLetter], *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    for letter in found:
+        print(f"{letter.id}  {_time(letter.buried_at)}  {_about(letter)}")
+    if len(found) == LETTERS_MAX:
+        print(f"… there may be more than {LETTERS_MAX}", file=sys.stderr)
+
+
+def _about(letter: DeadLetter) -> str:
+    state = letter.closed_how or "open"
+    return f"{letter.reason:15}  {state:7}  {letter.tries:3} tries  {letter.last_error}"
+
+
+async def _show(ops: Ops, run_id: RunId, options: argparse.Namespace) -> int:
+    found = await ops.letters.letters_of(run_id)
+    if not found:
+        print(f"dead_letters: {run_id}: {NOT_FOUND}", file=sys.stderr)
+        return 1
+    head = await ops.log.head(run_id)
+    events: list[dict[str, Any]] = [
+        msgspec.to_builtins(one) for one in await last_events(ops.connection, run_id, EVENTS_SHOWN)
+    ]
+    if options.content:
+        await _add_content(ops, run_id, events)
+    if options.json:
+        shown = {"letters": found, "run": head, "events": events}
+        print(msgspec.json.encode(shown).decode())
+        return 0
+    for letter in found:
+        _print_letter(letter)
+    if head is not None:
+        print(
+            f"run         {head.status}, {'open' if head.open else 'closed'}, chat {head.chat_id}"
+        )
+    for event in events:
+        said = " ".join(str(event[name]) for name in ("at", "actor", "attempt") if name in event)
+        print(f"{event['version']:5}  {event['type']:26}  {said}")
+        if "data" in event:
+            print(f"       {bytes(event['data']).decode()}")
+    return 0
+
+
+def _print_letter(letter: DeadLetter) -> None:
+    print(f"letter      {letter.id} of account {letter.account_id}")
+    print(f"reason      {letter.reason}, after {letter.tries} tries")
+    print(f"last error  {letter.last_error}")
+    print(f"buried      {_time(letter.buried_at)}")
+    if letter.closed_at is not None:
+        again = f" as run {letter.retried_as}" if letter.retried_as else ""
+        how = f"{letter.closed_how}{again} by {letter.closed_by}"
+        print(f"closed      {_time(letter.closed_at)}, {how}")
+    if letter.withheld:
+        print("job         not sent until it is retried")
+
+
+async def _add_content(ops: Ops, run_id: RunId, events: list[dict[str, Any]]) -> None:
+    try:
+        stored = await ops.log.read_stored(run_id)
+    except RunledgerError as error:
+        print(f"dead_letters: the content cannot be read: {type(error).__name__}", file=sys.stderr)
+        return
+    data = {one.version: msgspec.Raw(one.data) for one in stored}
+    for event in events:
+        event["data"] = data[event["version"]]
+
+
+def _time(at: datetime) -> str:
+    return at.isoformat(sep=" ", timespec="seconds")
+
+
+# ------------------------------------------------------------------------------ retry, drop
+
+
+async def _each(
+    ops: Ops,
+    options: argparse.Namespace,
+    act: Callable[[DeadLetter], Awaitable[Outcome]],
+) -> int:
+    """Every letter is tried, whatever becomes of the others; 1 if one was refused."""
+    chosen: list[DeadLetter] = []
+    code = 0
+    for run_id in dict.fromkeys(options.runs):
+        letters = await ops.letters.letters_of(RunId(run_id))
+        chosen += [one for one in letters if one.closed_at is None] or letters
+        if not letters:
+            print(f"dead_letters: {run_id}: {NOT_FOUND}", file=sys.stderr)
+            code = 1
+    if options.all_of_reason:
+        chosen += await ops.letters.listed(reason=options.all_of_reason)
+    elif not options.runs:
+        print("dead_letters: name runs, or --all-of-reason", file=sys.stderr)
+        code = 1
+    for letter in chosen:
+        try:
+            outcome = await act(letter)
+        except LetterRefused as refused:
+            print(f"dead_letters: {letter.id}: {refused}", file=sys.stderr)
+            code = 1
+        else:
+            again = "" if outcome.retried_as is None else f" → {outcome.retried_as}"
+            print(f"{letter.id}{again}: {outcome.sentence}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
