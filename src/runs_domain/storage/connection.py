@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -31,6 +31,16 @@ _MIGRATION_STATES: Final = frozenset({"3F000", "42501", "42703", "42883", "42P01
 
 Connection = AsyncConnection[TupleRow]
 T = TypeVar("T")
+
+
+class Fetches(Protocol):
+    """What a query needs: a connection of a process, or a `snapshot`."""
+
+    async def fetch(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[TupleRow]:
+        """Raises StoreUnavailable."""
+        ...
 
 
 class ServerRefuses(StoreUnavailable):

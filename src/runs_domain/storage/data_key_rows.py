@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from runs_domain.ids import AccountId
-from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.connection import Fetches
 from runs_domain.storage.sealing import WrappedKey
 
 _LOAD: Final = """
@@ -17,7 +17,7 @@ _ADD: Final = """
 
 
 class PostgresDataKeys:
-    def __init__(self, connection: ReconnectingConnection) -> None:
+    def __init__(self, connection: Fetches) -> None:
         self._connection = connection
 
     async def load(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:

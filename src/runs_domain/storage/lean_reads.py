@@ -10,7 +10,7 @@ from runs_domain.ids import ChatId, Position, RunId, Version
 from runs_domain.ports import Head
 from runs_domain.storage.coalesce import Coalescer
 from runs_domain.storage.codec import StoredRow
-from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.connection import Fetches
 
 STREAMS_PER_QUERY_MAX: Final = 8
 """A stream may have many megabytes, and an answer is in memory as a whole, more than once."""
@@ -44,7 +44,7 @@ _OPEN_HEADS: Final = f"""{_HEAD} WHERE open AND (%b::uuid IS NULL OR run_id > %b
 class LeanReads:
     """Every method raises StoreUnavailable."""
 
-    def __init__(self, connection: ReconnectingConnection) -> None:
+    def __init__(self, connection: Fetches) -> None:
         self._connection = connection
         self._streams: Coalescer[StreamKey, list[StoredRow]] = Coalescer(
             self._fetch_streams, batch_keys_max=STREAMS_PER_QUERY_MAX
@@ -88,9 +88,7 @@ class LeanReads:
         return found
 
 
-async def rows_after(
-    connection: ReconnectingConnection, after: Position, limit: int
-) -> list[StoredRow]:
+async def rows_after(connection: Fetches, after: Position, limit: int) -> list[StoredRow]:
     """Up to `limit` rows in the log's order."""
     return [StoredRow(*row) for row in await connection.fetch(_FOLLOW, (after, limit))]
 

@@ -12,11 +12,11 @@ from psycopg.rows import TupleRow
 
 from runs_domain.errors import ContentErased
 from runs_domain.events import Requested
-from runs_domain.ids import AccountId, ChatId
+from runs_domain.ids import AccountId, ChatId, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import MessageRow, messages_after
 from runs_domain.storage.batches import by_run, columns_of
-from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.sealing import DataKey, DataKeys
 
 CHAT_MESSAGES_MAX: Final = 1000
@@ -37,6 +37,11 @@ SELECT * FROM unnest(
     %s::timestamptz[], %s::bigint[], %s::boolean[], %s::bytea[])
 ON CONFLICT (run_id, place) DO UPDATE SET
     version = EXCLUDED.version, complete = EXCLUDED.complete, sealed = EXCLUDED.sealed
+"""  # noqa: S608 - no values
+_ACCOUNT: Final = 3
+"""Where the account stands among the columns."""
+_OF_RUNS: Final = f"""
+SELECT {_COLUMNS} FROM messages WHERE run_id = ANY(%s) ORDER BY run_id, place
 """  # noqa: S608 - no values
 _OF_CHAT: Final = f"""
 SELECT {_COLUMNS} FROM messages WHERE chat_id = %s AND account_id = %s
@@ -72,7 +77,7 @@ class MessagesView:
 
 
 async def messages_of_chat(
-    connection: ReconnectingConnection,
+    connection: Fetches,
     data_keys: DataKeys,
     account_id: AccountId,
     chat_id: ChatId,
@@ -87,6 +92,18 @@ async def messages_of_chat(
     if keys[account_id] is None:
         return ()
     return tuple(_opened(row, keys) for row in rows)
+
+
+async def rows_of(
+    connection: Fetches, data_keys: DataKeys, run_ids: Sequence[RunId]
+) -> tuple[MessageRow, ...]:
+    """All rows of `run_ids` but those of erased accounts, which nobody can read any more.
+
+    Raises StoreUnavailable, and HistoryCorrupt for a row that was changed or moved.
+    """
+    rows = await connection.fetch(_OF_RUNS, (list(run_ids),))
+    keys = await data_keys.for_reading({row[_ACCOUNT] for row in rows})
+    return tuple(_opened(row, keys) for row in rows if keys[row[_ACCOUNT]] is not None)
 
 
 def _values(row: MessageRow, keys: Mapping[AccountId, DataKey | None]) -> tuple[Any, ...]:

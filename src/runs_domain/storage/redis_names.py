@@ -10,6 +10,8 @@ from runs_domain.ids import RunId
 
 GROUP: Final = "workers"
 
+JOB_KEYS: Final = "rl:{jobs}:*"
+"""A pattern for all that is kept about jobs."""
 JOB_STREAM: Final = "rl:{jobs}:stream"
 """One entry a job: kind, id, account, cause, retries, error. Never trimmed; finished ones go."""
 JOB_INDEX: Final = "rl:{jobs}:index"
@@ -17,9 +19,9 @@ JOB_INDEX: Final = "rl:{jobs}:index"
 JOB_LATER: Final = "rl:{jobs}:later"
 """`<kind>:<id>` scored by when it is due (ms): delayed, and jobs that outlived a wiped stream."""
 JOB_LATER_DATA: Final = "rl:{jobs}:later-data"
+"""`<kind>:<id>` → the job as JSON, of those that are not in the stream."""
 JOB_EPOCH: Final = "rl:{jobs}:epoch"
 """When the group was made (ms): an entry id from before it comes from a Redis that was wiped."""
-"""`<kind>:<id>` → the job as JSON, of those that are not in the stream."""
 
 JOB_SHARES: Final = "rl:{jobs}:shares"
 """`<account>:<kind>:<id>` of each job in the stream: what fair share counts."""

@@ -7,12 +7,12 @@ import msgspec
 from psycopg.rows import TupleRow
 
 from runs_domain.events import Requested, Usage
-from runs_domain.ids import AccountId, ChatId, Position
+from runs_domain.ids import AccountId, ChatId, Position, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import RunError, RunSummary, summarize
 from runs_domain.run import Status
 from runs_domain.storage.batches import by_run, columns_of
-from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.connection import Connection, Fetches
 
 PAGE_ROWS_MAX: Final = 101
 """One more than the longest page, so that a reader learns whether there is another."""
@@ -56,7 +56,7 @@ class RunsView:
 
 
 async def page(
-    connection: ReconnectingConnection,
+    connection: Fetches,
     account_id: AccountId,
     *,
     limit: int,
@@ -72,6 +72,11 @@ async def page(
         raise ValueError(f"a page has 1 to {PAGE_ROWS_MAX} rows")
     query = page_query(account_id, limit=limit, status=status, chat_id=chat_id, before=before)
     return tuple(map(_row, await connection.fetch(*query)))
+
+
+async def rows_of(connection: Fetches, run_ids: Sequence[RunId]) -> tuple[RunSummary, ...]:
+    """The rows that there are of `run_ids`. Raises StoreUnavailable."""
+    return tuple(map(_row, await connection.fetch(_KNOWN, (list(run_ids),))))
 
 
 def page_query(
