@@ -5,7 +5,7 @@ step again. What is committed stands in the log, where readers find it; a commit
 Redis missed is simply not there.
 
 Without a fence of its own nothing is written: after a wipe the writer puts one up, looks into the
-log whether the run is still this worker's, and begins the open step anew (decision 0009).
+log whether the run is still this worker's, and begins the open step anew (decision 0010).
 """
 
 import asyncio
