@@ -12,6 +12,7 @@ from typing import Final
 from runs_api import sse
 from runs_api.committed import CommittedFrames
 from runs_api.deps import Deps
+from runs_api.sent import SentStep
 from runs_api.waiting import waiting
 from runs_domain import frames
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
@@ -58,6 +59,7 @@ class RunReader:
         self._over = False
         self._sent = False
         self._woken = False
+        self._step = SentStep()
         self._attempt = Attempt(0)
         """The one that vouched for the live chunks that were sent."""
 
@@ -139,6 +141,7 @@ class RunReader:
         batch = b"".join(
             sse.encode(tail.first + place, chunk) for place, chunk in enumerate(tail.frames)
         )
+        self._step.add(tail.first, tail.frames)
         self._index = tail.first + len(tail.frames)
         self._attempt = tail.attempt
         self._over = tail.frames[-1].startswith(FINISH_PREFIX)
@@ -156,7 +159,7 @@ class RunReader:
         batch: list[bytes] = []
         told = False
         sent_under = self._attempt if self._sent else None
-        news = self._committed.read_on(self._index, sent_under=sent_under)
+        news = self._committed.read_on(self._index, sent_under=sent_under, sent=self._step)
         async for index, frame in news:
             batch.append(sse.encode(index, frames.encode(frame)))
             self._index, told = index + 1, True

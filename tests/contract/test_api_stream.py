@@ -572,6 +572,46 @@ async def test_a_reader_of_a_step_that_two_workers_lost_is_told_so() -> None:
     assert [part["type"] for part in errors_in(rest)] == ["error", "finish"]
 
 
+async def test_a_reader_goes_on_if_two_workers_were_lost_and_the_third_found_its_chunks() -> None:
+    """The one in between died right after it had resumed the run, before it said anything."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    recorder = await run.recorder()
+    async with api.stream(f"{run.path}/stream") as (_, _, stream):
+        await run.stream_text(recorder, "half a ")
+        so_far = await stream.read_until(b'"half a "}\n\n')
+        for attempt in (Attempt(2), Attempt(3)):
+            run.attempt = attempt
+            await run.do(c.ResumeRun(attempt=attempt, reason="lost"))
+        await run.do(recorder.interrupt(run.attempt, "interrupted"))
+        await run.say("again")
+        await run.do(c.CompleteRun(attempt=run.attempt))
+        await whole(run, so_far + await stream.read_all())
+
+
+async def test_a_reader_that_came_in_the_middle_of_a_step_that_two_workers_lost_is_told_so() -> (
+    None
+):
+    """It cannot know whether what it was sent is what the third worker found."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    recorder = await run.recorder()
+    await run.stream_text(recorder, "half ")
+    index = await api.chunks.next_index(run.run_id)
+    async with api.stream(f"{run.path}/stream?startIndex={index}") as (_, _, stream):
+        await run.stream_text(recorder, "a ")
+        await stream.read_until(b'"a "}\n\n')
+        for attempt in (Attempt(2), Attempt(3)):
+            run.attempt = attempt
+            await run.do(c.ResumeRun(attempt=attempt, reason="lost"))
+        await run.do(recorder.interrupt(run.attempt, "interrupted"))
+        rest = await stream.read_all()
+    assert not chunks(rest)
+    assert [part["type"] for part in errors_in(rest)] == ["error", "finish"]
+
+
 def errors_in(body: bytes) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(line.removeprefix(b"data: "))
