@@ -28,6 +28,8 @@ POINTS: Final = (
     "destroy.after",
     "renew.before",  # the run key's lease, first of all after a takeover
     "renew.after",
+    "bury.before",  # the letter of a run whose tries are used up, or of a job that breaks for ever
+    "bury.after",
     "take.after",  # jobs: a new or a reclaimed one has come
     "ack.before",  # the job is done and leaves the queue
     "ack.after",
