@@ -114,15 +114,17 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
             last_error=delivery.last_error,
         )
 
+    reconciler = Reconciler(log, RedisJobs(redis))
     worker = StreamWorker(
         settings.redis_url.reveal(),
         {"run": burials.guarded(run)},
-        cron_jobs=[reconcile_cron(Reconciler(log, RedisJobs(redis)))],
+        cron_jobs=[reconcile_cron(reconciler)],
         slots=settings.worker_slots,
         lease_seconds=settings.lease_seconds,
         watchdog_seconds=settings.watchdog_seconds,
         step_grace_seconds=settings.step_grace_seconds,
         job_timeout_seconds=settings.job_timeout_seconds,
+        also_counted={"reconciler": reconciler.counters, "dead_letters": burials.counters},
         on_startup=_say_ready,
         wrap=points.deliveries,
     )

@@ -13,6 +13,8 @@ FLEET_COUNTERS: Final[Mapping[str, str]] = MappingProxyType(
         "jobs_leases_lost": "Leases that another worker took, or that ran out, under a running job",
         "jobs_garbage": "Entries of the job stream that were dropped: no job of ours",
         "jobs_redis_failures": "Times that a worker could not reach Redis for its jobs",
+        "dead_letters_tries_exhausted": "Runs that were given up because their tries were used up",
+        "dead_letters_broken": "Jobs that were given up because they broke again and again",
         "reconciler_ticks": "Looks at the open runs",
         "reconciler_failed_ticks": "Looks at the open runs that failed",
         "reconciler_resent": "Runs without a job that were sent again",
