@@ -22,7 +22,7 @@ async def job_bytes(url: Secret) -> AsyncIterator[bytes]:
         url.reveal(), socket_timeout=REDIS_SECONDS_MAX, socket_connect_timeout=REDIS_SECONDS_MAX
     )
     try:
-        async for key in client.scan_iter(names.JOB_KEYS, count=PAGE_ENTRIES_MAX):
+        async for key in client.scan_iter(names.JOB_KEYS_PATTERN, count=PAGE_ENTRIES_MAX):
             yield key
             async for entry in _entries(client, key):
                 yield entry
