@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from runs_domain.faults import log_fault
 from runs_domain.ports import Job
@@ -99,6 +99,8 @@ class LeaseKeeper:
                 self._renew()
             except (RedisError, OSError) as error:
                 logger.warning("leases were not renewed: %s", type(error).__name__)
+                if isinstance(error, ReadOnlyError):  # the address may lead to a new master
+                    self._client.connection_pool.disconnect()
                 pause = min(RETRY_SECONDS, self._renew_seconds)
             except Exception as error:  # noqa: BLE001 - a thread that ends would lose every job
                 log_fault(logger, "a renewal broke", error)

@@ -1,33 +1,13 @@
 """Servers that neither answer nor refuse: every call has a deadline, and nothing is lost."""
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
+from tests.support.redis_weather import frozen
 from tests.support.rest import ECHO, SPEAK, SPEECH, Rest, parts_of
 from tests.support.run_story import check_story
 from tests.support.stacks import BreakableStack
-from workers.stack.child import Child
 
 pytestmark = [pytest.mark.crash, pytest.mark.settings(sandbox="none")]
-
-
-@contextmanager
-def frozen(server: Child) -> Iterator[None]:
-    """The server and all its own processes stand still."""
-    tree = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text("ascii").split()
-    pids = [server.pid, *map(int, tree)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_redis_that_hangs_keeps_nobody_from_starting_and_reading_runs(

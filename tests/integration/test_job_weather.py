@@ -1,0 +1,127 @@
+"""StreamWorker while Redis moves, hangs or throws single keys away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from runs_domain.ports import Job
+from runs_domain.storage import redis_names as names
+from runs_domain.storage.redis_client import PipelinedRedis
+from runs_domain.storage.redis_jobs import RedisJobs
+from tests.support.desk import Begun, Desk, working
+from tests.support.redis_twins import ACCOUNT, own_valkey, take_as_a_ghost
+from tests.support.redis_weather import frozen, read_only
+from tests.support.waiting import until
+from workers.stack.valkey import Valkey
+
+
+def job(number: int) -> Job:
+    return Job(kind="run", id=str(UUID(int=number)), account_id=ACCOUNT)
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    with own_valkey() as started:
+        yield started
+
+
+@pytest.fixture
+def other_valkey() -> Iterator[Valkey]:
+    with own_valkey() as started:
+        yield started
+
+
+class Address:
+    """A socket's path that leads to one server and then to another, as a name in DNS does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.url = f"unix://{path}"
+
+    def lead_to(self, valkey: Valkey) -> None:
+        new = self._path.with_suffix(".new")
+        new.symlink_to(valkey._socket)
+        new.replace(self._path)
+
+
+@pytest.fixture
+def address(short_path: Path) -> Address:
+    return Address(short_path / "redis")
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
+    client = PipelinedRedis(redis_url)
+    yield client
+    await client.aclose()
+
+
+async def test_after_a_failover_everything_leaves_the_old_server_that_only_reads(
+    valkey: Valkey, other_valkey: Valkey, address: Address
+) -> None:
+    """The leases too: their thread has a connection of its own."""
+    address.lead_to(valkey)
+    desk = Desk(open_by_default=False)
+    new = PipelinedRedis(other_valkey.url())
+    async with working(address.url, desk) as worker:
+        before = PipelinedRedis(address.url)
+        await RedisJobs(before).send(job(1))
+        await before.aclose()
+        await until(lambda: desk.begun)
+        await until(lambda: worker._leases._client.connection_pool._created_connections)
+        address.lead_to(other_valkey)
+        with read_only(valkey.url()):
+            await until(lambda: _has_job(new, 1))
+            await RedisJobs(new).send(job(2))
+            await until(lambda: len(desk.begun) == 2)
+            desk.gates[job(1).id].set()
+            desk.gates[job(2).id].set()
+            await until(lambda: len(desk.ended) == 2)
+            await until(lambda: _is_idle(new))
+    await new.aclose()
+
+    assert desk.begun == [Begun(job(1).id), Begun(job(2).id)]
+
+
+async def test_after_redis_was_away_live_workers_have_a_leases_time_to_renew_first(
+    valkey: Valkey,
+) -> None:
+    """Nobody could renew meanwhile: every lease looks as if it had run out."""
+    redis = PipelinedRedis(valkey.url())
+    await RedisJobs(redis).send(job(1))
+    await take_as_a_ghost(redis)
+    await redis.aclose()
+    valkey.stop()
+    desk, loop = Desk(), asyncio.get_running_loop()
+    async with working(valkey.url(), desk, lease_seconds=1.0) as worker:
+        await until(lambda: worker.counters.redis_failures)
+        back = loop.time()
+        valkey.start()
+        await until(lambda: desk.begun)
+        assert loop.time() - back >= 1.0
+
+
+async def test_a_worker_that_hangs_on_redis_stops_within_its_graces(valkey: Valkey) -> None:
+    desk = Desk(open_by_default=False)
+    async with working(valkey.url(), desk, lease_seconds=3.0) as worker:
+        redis = PipelinedRedis(valkey.url())
+        await RedisJobs(redis).send(job(1))
+        await until(lambda: desk.begun)
+        await redis.aclose()
+        with frozen(valkey.child):
+            worker.stop()
+            async with asyncio.timeout(15):
+                await worker.close()
+    assert desk.ended == [(job(1).id, "stopped")]
+    assert not worker._leases._thread.is_alive()
+
+
+async def _has_job(redis: PipelinedRedis, number: int) -> bool:
+    return await RedisJobs(redis).missing("run", [job(number).id]) == ()
+
+
+async def _is_idle(redis: PipelinedRedis) -> bool:
+    return await redis.xlen(names.JOB_STREAM) == 0 and not await redis.exists(names.JOB_INDEX)
