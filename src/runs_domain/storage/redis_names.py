@@ -10,8 +10,8 @@ from runs_domain.ids import RunId
 
 GROUP: Final = "workers"
 
-JOB_KEYS: Final = "rl:{jobs}:*"
-"""A pattern for all that is kept about jobs."""
+JOB_KEYS_PATTERN: Final = "rl:{jobs}:*"
+"""All that is kept about jobs."""
 JOB_STREAM: Final = "rl:{jobs}:stream"
 """One entry a job: kind, id, account, cause, retries, error. Never trimmed; finished ones go."""
 JOB_INDEX: Final = "rl:{jobs}:index"
