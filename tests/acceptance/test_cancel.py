@@ -1,17 +1,21 @@
 """A client stops a run: while it waits, while it speaks, while it works, twice, and too late."""
 
+import asyncio
 import secrets
 
+import httpx
 import pytest
 
+from runs_domain.frames import Abort, decode
 from runs_domain.stream_reader import StreamReader
-from tests.support.rest import Rest, bash, parts_of
+from tests.support.rest import Rest, Run, bash, parts_of
 from tests.support.run_story import check_history, check_story
 from tests.support.sandboxes import processes_naming
 from tests.support.stacks import BreakableStack
 from tests.support.waiting import until
 
 SLOW = {"text": "word " * 2_000, "delta_ms": 20}
+NO_TOOL = {"name": "nonesuch", "input": {}}
 
 
 @pytest.mark.settings(sandbox="none")
@@ -89,6 +93,44 @@ async def test_twice_is_once(rest: Rest) -> None:
     late = await rest.cancel(run)
     assert (late.status_code, late.json()["status"]) == (200, "cancelled")
     assert await rest.history(run) == history
+
+
+async def test_many_clients_at_once_are_one_cancel(rest: Rest) -> None:
+    run = await rest.play(SLOW)
+    async with rest.watching(run) as watch:
+        await watch.has(3)
+        answers = await asyncio.gather(*(rest.cancel(run) for _ in range(20)))
+        await check_story(rest, run, watch)
+
+    assert {answer.status_code for answer in answers} <= {200, 202}
+    assert 202 in {answer.status_code for answer in answers}
+    assert (await rest.tags(run)).count("cancel_requested") == 1
+    assert await rest.status(run) == "cancelled"
+
+
+async def test_invariant_1_a_cancel_at_any_moment_leaves_one_end_and_its_answer_was_true(
+    rest: Rest,
+) -> None:
+    """Runs of a few milliseconds, each cancelled a look later than the one before."""
+
+    async def cancelled_after(looks: int) -> tuple[Run, httpx.Response]:
+        run = await rest.play({"tools": [NO_TOOL]}, {"text": "one two", "delta_ms": 1})
+        for _ in range(looks):
+            await rest.status(run)
+        return run, await rest.cancel(run)
+
+    for run, answer in [await cancelled_after(looks) for looks in range(16)]:
+        check_history(await rest.ended(run))
+        said, status = answer.json()["status"], await rest.status(run)
+        tags = await rest.tags(run)
+        if answer.status_code == 202:
+            assert (status, tags.count("cancel_requested")) == ("cancelled", 1)
+        else:
+            assert said == status == "completed"
+            assert "cancel_requested" not in tags
+        frames = [decode(chunk) for chunk in await rest.replay(run)]
+        assert (Abort in {type(frame) for frame in frames}) == (status == "cancelled")
+        assert StreamReader().read(frames).finished
 
 
 async def test_after_the_end_nothing_changes(rest: Rest) -> None:

@@ -270,6 +270,32 @@ async def test_a_cancel_after_the_end_changes_nothing() -> None:
     assert api.log.appends == before
 
 
+@pytest.mark.parametrize(("first", "status"), [("the end", 200), ("another cancel", 202)])
+async def test_a_cancel_that_comes_second_says_what_came_first(first: str, status: int) -> None:
+    """Whoever appends first wins: the run's end, or another client's cancel."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    await run.say("hello")
+    append = api.log.append
+
+    async def beaten(wanted: Any) -> Any:
+        api.log.append = append
+        if first == "the end":
+            await run.do(c.CompleteRun(attempt=run.attempt))
+        else:
+            await run.do(c.RequestCancel(by="key:2", why="client"))
+        return await append(wanted)
+
+    api.log.append = beaten
+    answer = await api.post(f"{run.path}/cancel")
+
+    assert answer.status == status
+    assert answer.json["status"] == ("completed" if first == "the end" else "running")
+    found = tags(await api.get(f"{run.path}/events"))
+    assert found.count("run.cancel_requested.v1") == (first != "the end")
+
+
 async def test_I_47_reads_never_write() -> None:
     """Not one event, whatever is looked at."""
     api = Api()

@@ -1,10 +1,12 @@
 """Cancels that come while the worker or Redis is away."""
 
 import secrets
+import signal
 
 import pytest
+import redis
 
-from tests.support.rest import SPEAK, SPEECH, Rest, bash, parts_of
+from tests.support.rest import SPEAK, SPEECH, Rest, bash, parts_of, tag_of
 from tests.support.run_key import key_is_good
 from tests.support.run_story import END, check_story
 from tests.support.sandboxes import processes_naming
@@ -47,6 +49,66 @@ async def test_a_cancel_whose_push_is_lost_is_seen_all_the_same(
         assert (await client.cancel(run)).status_code == 202
         await client.reached(run, "sandbox_released")
         broken.valkey.start()
+        await check_story(client, run, watch)
+
+    assert await client.status(run) == "cancelled"
+
+
+@pytest.mark.settings(sandbox="none")
+async def test_I_31_a_cancel_is_seen_though_redis_lives_and_carries_no_push(
+    broken: BreakableStack, client: Rest
+) -> None:
+    broken.start_worker()
+    run = await client.play(SPEAK | {"text": SPEECH * 100})
+    async with client.watching(run) as watch:
+        await watch.says("word5 ")
+        with redis.Redis.from_url(broken.details["redisUrl"]) as server:
+            server.acl_setuser("default", reset_channels=True)  # no one may publish or listen
+            assert (await client.cancel(run)).status_code == 202
+            await client.reached(run, "sandbox_released")
+            server.acl_setuser("default", channels=["*"])
+        await check_story(client, run, watch)
+
+    assert await client.status(run) == "cancelled"
+
+
+@pytest.mark.settings(sandbox="none", lease_seconds="1")
+async def test_a_cancel_while_the_worker_sleeps_is_what_another_worker_does(
+    broken: BreakableStack, client: Rest
+) -> None:
+    sleeper = broken.start_worker()
+    run = await client.play(SPEAK | {"text": SPEECH * 100})
+    async with client.watching(run) as watch:
+        await watch.says("word5 ")
+        sleeper.child.kill(signal.SIGSTOP)
+        assert (await client.cancel(run)).status_code == 202
+        other = broken.start_worker()
+        reader = await check_story(client, run, watch)
+        history = await client.history(run)
+
+        sleeper.child.kill(signal.SIGCONT)
+        kill(other, signal.SIGTERM)
+        after = await client.start("for the one that woke up")
+        await client.ended(after)
+
+    assert await client.history(run) == history
+    assert await client.status(run) == "cancelled"
+    said = "".join(part["text"] for part in parts_of(reader.message, "text"))
+    assert said.startswith("word0 word1 word2 word3 word4 word5")
+    assert [tag_of(event) for event in history].count("message_persisted") == 1
+
+
+@pytest.mark.settings(sandbox="none", lease_seconds="1")
+async def test_a_cancel_while_the_worker_sleeps_is_its_own_when_it_wakes_in_time(
+    broken: BreakableStack, client: Rest
+) -> None:
+    sleeper = broken.start_worker()
+    run = await client.play(SPEAK | {"text": SPEECH * 100})
+    async with client.watching(run) as watch:
+        await watch.says("word5 ")
+        sleeper.child.kill(signal.SIGSTOP)
+        assert (await client.cancel(run)).status_code == 202
+        sleeper.child.kill(signal.SIGCONT)
         await check_story(client, run, watch)
 
     assert await client.status(run) == "cancelled"
