@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +35,19 @@ def shaken(valkey: Valkey, tmp_path: Path) -> Iterator[WorkerProcesses]:
     """Worker processes on `valkey`."""
     with WorkerProcesses(valkey.url(), tmp_path) as started:
         yield started
+
+
+_TABLES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def show(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """For what people may want to see of a test that passed; printed at the end of the session."""
+    return request.config.stash.setdefault(_TABLES, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for table in config.stash.get(_TABLES, []):
+        terminalreporter.write_line(f"\n{table}")

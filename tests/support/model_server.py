@@ -65,13 +65,18 @@ class ModelServer:
         """What the next request is answered with: a stream of `steps`, or a JSON `body`."""
         self._replies.append(Reply(steps, status, headers or {}, body))
 
+    async def answer(self, asked: Received) -> Reply:
+        """Other servers may look at what was asked."""
+        return self._replies.popleft()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            self.requests.append(await _receive(reader))
-            await self._play(self._replies.popleft(), reader, writer)
+            asked = await _receive(reader)
+            self.requests.append(asked)
+            await self._play(await self.answer(asked), reader, writer)
         except ConnectionError:
             self.left.set()
         finally:
@@ -131,11 +136,17 @@ class ModelServer:
 @asynccontextmanager
 async def model_server() -> AsyncIterator[ModelServer]:
     server = ModelServer()
+    async with listening_at(server):
+        yield server
+
+
+@asynccontextmanager
+async def listening_at(server: ModelServer) -> AsyncIterator[None]:
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     host, port = listening.sockets[0].getsockname()[:2]
     server.base_url = f"http://{host}:{port}/v1"
     try:
-        yield server
+        yield
     finally:
         listening.close()
         await server.stop()

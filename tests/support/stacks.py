@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from runs_domain.ids import SessionId, sandbox_name
 from runs_domain.settings import PREFIX
+from tests.support.links import Links
 from workers.stack.postgres import Postgres
 from workers.stack.prepare import prepare_database
 from workers.stack.processes import Process
@@ -62,6 +63,15 @@ class BreakableStack(Stack):
         name = sandbox_name(SessionId(UUID(session_id)))
         return self._data_dir / "sandboxes" / name / "workspace"
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What its processes have."""
+        return self._environment
+
+    @property
+    def logs(self) -> Path:
+        return self._servers.places.logs
+
     def start_worker(self, **settings: str) -> Process:
         """One more, ready to take jobs; `settings` are its alone."""
         name = f"worker-{len(self._processes)}"
@@ -88,6 +98,29 @@ class BreakableStack(Stack):
         super()._stop_processes()
 
 
+class LinkedStack(BreakableStack):
+    """Its processes reach the servers by `links`, which a test can cut; workers are forked or
+    started as before.
+    """
+
+    links: Links
+
+    @override
+    def _start_processes(self, environment: Mapping[str, str], port: int) -> None:
+        sockets = self._servers.places.sockets
+        self.links = Links(
+            sockets / "links", postgres=sockets / "postgres", redis=sockets / "valkey.sock"
+        )
+        super()._start_processes(self.links.through("api", environment), port)
+        self._environment = self.links.through("worker", environment)
+
+    @override
+    def _stop_processes(self) -> None:
+        self.links.heal()
+        super()._stop_processes()
+        self.links.close()
+
+
 @contextmanager
 def prepared_data() -> Iterator[Path]:
     """A data directory with a migrated database; stacks start faster on a copy of it."""
@@ -100,11 +133,22 @@ def prepared_data() -> Iterator[Path]:
 @contextmanager
 def breakable_stack(prepared: Path, settings: Mapping[str, str]) -> Iterator[BreakableStack]:
     """`settings` by their names without RUNLEDGER_, as in `lease_seconds`."""
+    with _copy(prepared) as place, BreakableStack(place, _environ(settings)) as stack:
+        yield stack
+
+
+@contextmanager
+def linked_stack(prepared: Path, settings: Mapping[str, str]) -> Iterator[LinkedStack]:
+    with _copy(prepared) as place, LinkedStack(place, _environ(settings)) as stack:
+        yield stack
+
+
+@contextmanager
+def _copy(prepared: Path) -> Iterator[Path]:
     with _place() as place:
         copy = ["cp", "-a", "--reflink=auto", f"{prepared}/.", str(place)]
         subprocess.run(copy, check=True)  # noqa: S603 - no shell, our own paths
-        with BreakableStack(place, _environ(settings)) as stack:
-            yield stack
+        yield place
 
 
 def kill(process: Process, number: signal.Signals = signal.SIGKILL) -> None:
