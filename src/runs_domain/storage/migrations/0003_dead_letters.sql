@@ -23,7 +23,8 @@ CREATE TABLE dead_letters (
     CONSTRAINT dead_letters_closed CHECK (
         (closed_at IS NULL) = (closed_how IS NULL) AND (closed_at IS NULL) = (closed_by IS NULL)),
     CONSTRAINT dead_letters_retried_as CHECK (
-        (retried_as IS NOT NULL) = (reason = 'tries_exhausted' AND closed_how IS NOT DISTINCT FROM 'retried')),
+        (retried_as IS NOT NULL)
+        = (reason = 'tries_exhausted' AND closed_how IS NOT DISTINCT FROM 'retried')),
     CONSTRAINT dead_letters_withheld CHECK (
         NOT withheld OR (reason = 'broken' AND closed_how IS DISTINCT FROM 'retried'))
 );
