@@ -10,6 +10,7 @@ from runs_domain.faults import log_fault
 from runs_domain.ids import sandbox_name
 from runs_domain.sandbox_port import Sandbox, SandboxProvider, SandboxSpec
 from workers.held_run import HeldRun
+from workers.interrupt import until_interrupted
 from workers.run_keys import RunKeys
 
 logger = logging.getLogger(__name__)
@@ -58,13 +59,16 @@ class RunSandbox:
         Raises SandboxError, SandboxUnavailable after RELEASE_SECONDS_MAX.
         """
         try:
-            async with asyncio.timeout(RELEASE_SECONDS_MAX):
-                sandbox = self._open or await self._provider.find(self._name)
-                if sandbox is not None:
-                    await sandbox.destroy()
+            found = await until_interrupted(self._destroy(), timeout_seconds=RELEASE_SECONDS_MAX)
         except TimeoutError:
             raise SandboxUnavailable(f"no release within {RELEASE_SECONDS_MAX:.0f} s") from None
         self._open = None
+        return found
+
+    async def _destroy(self) -> bool:
+        sandbox = self._open or await self._provider.find(self._name)
+        if sandbox is not None:
+            await sandbox.destroy()
         return sandbox is not None
 
     async def __aenter__(self) -> Self:
@@ -80,8 +84,7 @@ class RunSandbox:
         if self._open is None:
             return
         try:
-            async with asyncio.timeout(DETACH_SECONDS_MAX):
-                await self._open.detach()
+            await until_interrupted(self._open.detach(), timeout_seconds=DETACH_SECONDS_MAX)
         except Exception as fault:  # noqa: BLE001 - the run's own outcome is not changed by it
             log_fault(logger, f"run {self._held.run_id}: its sandbox was not let go", fault)
         self._open = None

@@ -128,6 +128,7 @@ class World:
         self.letters = MemoryDeadLetters(self.log, self.clock)
         self.burials = Burials(self.letters)
         self.retry_limits = RetryLimits()
+        self.tool_timeout_seconds = 5.0
         self._workers = itertools.count(1)
 
     def driver(self) -> Driver:
@@ -142,7 +143,7 @@ class World:
             keys=RunKeys(issuer, self.leases, self.clock, secret_version=1, ttl_seconds=900),
             watch=CancelWatch(self.log, self.pushes, self.clock),
             clock=self.clock,
-            tool_timeout_seconds=5.0,
+            tool_timeout_seconds=self.tool_timeout_seconds,
             worker_id=f"test-{next(self._workers)}",
             burials=self.burials,
             retry_limits=self.retry_limits,
