@@ -10,6 +10,10 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the sweeps")
+    parser.addoption("--chaos-runs", type=int, default=800, help="of the long chaos test")
+    parser.addoption(
+        "--chaos-seed", type=int, help="of the long chaos test; by default a random one"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -61,7 +61,12 @@ class BreakableStack(Stack):
     def workspace_of(self, session_id: str) -> Path:
         """What the session's sandbox sees as /workspace; it is there as long as the sandbox is."""
         name = sandbox_name(SessionId(UUID(session_id)))
-        return self._data_dir / "sandboxes" / name / "workspace"
+        return self.sandboxes / name / "workspace"
+
+    @property
+    def sandboxes(self) -> Path:
+        """Where the local sandboxes stand, each under its name; there from the first one on."""
+        return self._data_dir / "sandboxes"
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -56,10 +56,12 @@ class Watch:
         return True
 
     async def _follow_once(self) -> bool:
-        """One connection; False if there is no server to connect to."""
+        """One connection; False if there is no server to connect to, or it cannot tell now."""
         query = {"startIndex": self._first + len(self.chunks)}
         try:
             async with self._http.stream("GET", self._path, params=query) as response:
+                if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                    return False
                 self.connections += 1
                 self.done = response.status_code == 204
                 assert response.status_code in {200, 204}, response.status_code
