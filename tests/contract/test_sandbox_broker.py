@@ -12,6 +12,7 @@ from tests.support.sandboxes import KEY, key, new_spec
 from tests.support.waiting import until
 from workers.adapters.sandbox_local import LocalSandboxProvider
 from workers.adapters.sandbox_local.broker_request import BODY_BYTES_MAX, HEAD_BYTES_MAX
+from workers.agent.tools.tool import CALL_VARIABLE
 
 SECONDS = 30.0
 
@@ -72,6 +73,20 @@ async def test_credentials_from_inside_are_taken_away(sandbox: Sandbox, api: Sta
     assert seen.headers["x-stays"] == "yes"
     assert seen.headers["host"] == api.base_url.removeprefix("http://")
     assert "set-cookie" not in answer
+
+
+async def test_a_script_can_send_its_calls_id_as_an_idempotency_key(
+    sandbox: Sandbox, api: StandIn
+) -> None:
+    """The broker adds none: it cannot know which of a command's requests are the same."""
+    environment = {CALL_VARIABLE: "call-1"}
+    request = "POST /api/x HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n"
+    for header in ("", f"Idempotency-Key: ${{{CALL_VARIABLE}}}\\r\\n"):
+        script = f'exec 3<>/dev/tcp/127.0.0.1/80; printf "{request}{header}\\r\\n" >&3; cat <&3'
+        await sandbox.exec(script, env=environment, timeout_seconds=SECONDS)
+
+    without, with_key = (seen.headers.get("idempotency-key") for seen in api.requests)
+    assert (without, with_key) == (None, "call-1")
 
 
 @pytest.mark.parametrize(
