@@ -36,8 +36,7 @@ _HEADS_OF_CHATS: Final = f"{_HEAD} WHERE chat_id = ANY(%b::uuid[]) ORDER BY requ
 _OPEN_HEADS: Final = f"""{_HEAD} WHERE open AND (%b::uuid IS NULL OR run_id > %b::uuid)
     AND updated_at <= now() - make_interval(secs => %b::double precision)
     AND NOT EXISTS (
-        SELECT FROM dead_letters AS letter WHERE letter.kind = 'run' AND letter.id = run_id
-        AND letter.reason = 'broken' AND letter.withheld)
+        SELECT FROM dead_letters AS letter WHERE letter.id = run_id AND letter.withheld)
     ORDER BY run_id LIMIT %b::bigint"""
 
 

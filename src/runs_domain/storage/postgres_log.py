@@ -28,6 +28,15 @@ FOLLOW_POLL_SECONDS: Final = 0.1
 FOLLOW_RETRY_SECONDS: Final = 0.5
 READ_SETTINGS: Final = {"enable_seqscan": "off", "jit": "off"}
 """A plan made while the tables were small must not scan them when they have grown."""
+LOOK_UP_SETTINGS: Final = READ_SETTINGS | {
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_material": "off",
+    "enable_mergejoin": "off",
+}
+"""For queries that want few rows of an index in its order. A bitmap of all open runs would be made
+anew for each page of them, and it never marks the index entries of closed runs as dead: every look
+would come by all runs that were closed since the last vacuum."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +59,7 @@ class PostgresEventLog:
         self._wait_for_more = wait_for_more or clock.sleep
         self._appender = Appender(url, clock, on_commit=on_commit, wait_seconds=append_wait_seconds)
         self._connection = ReconnectingConnection(
-            url, name="runledger reads", parameters=READ_SETTINGS
+            url, name="runledger reads", parameters=LOOK_UP_SETTINGS
         )
         self._reads = LeanReads(self._connection)
         self.data_keys: Final = DataKeys(PostgresDataKeys(self._connection), secrets, clock)
