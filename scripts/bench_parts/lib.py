@@ -63,8 +63,8 @@ def quantile_ms(seconds: Iterable[float], share: float) -> float:
 
 
 @contextmanager
-def stack(**settings: str) -> Iterator[dict[str, Any]]:
-    """A fresh stack with one worker; gives what dev.json says."""
+def stack(workers: int = 1, **settings: str) -> Iterator[dict[str, Any]]:
+    """A fresh stack; gives what dev.json says."""
     environ = dict(os.environ) | {f"RUNLEDGER_{name}": value for name, value in settings.items()}
     environ.setdefault("RUNLEDGER_LOG_LEVEL", "WARNING")
     with tempfile.TemporaryDirectory(prefix="rl-bench-") as folder:
@@ -72,7 +72,7 @@ def stack(**settings: str) -> Iterator[dict[str, Any]]:
         def say(sentence: str) -> None:
             sys.stderr.write(sentence + "\n")
 
-        with Stack(Path(folder), workers=1, port=0, environ=environ, say=say) as running:
+        with Stack(Path(folder), workers=workers, port=0, environ=environ, say=say) as running:
             yield running.details
 
 
