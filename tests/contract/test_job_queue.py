@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from runs_domain.ports import Job, JobQueue
+from runs_domain.ports import JOB_DELAY_SECONDS_MAX, Job, JobQueue
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.memory_jobs import MemoryJobs
 from runs_domain.storage.redis_deliveries import JobDeliveries
@@ -59,6 +59,82 @@ async def test_missing_takes_more_ids_than_one_call_does(queue: JobQueue) -> Non
     ids = [f"id-{number}" for number in range(IDS_PER_CALL_MAX + 1)]
 
     assert await queue.missing("run", [*ids, "a"]) == tuple(ids)
+
+
+async def test_a_delayed_job_is_there_and_not_sent_again(queue: JobQueue) -> None:
+    assert await queue.send(A, delay_seconds=60.0) is True
+
+    assert await queue.send(A) is False
+    assert await queue.missing("run", ["a"]) == ()
+
+
+@pytest.mark.parametrize("seconds", [-0.1, JOB_DELAY_SECONDS_MAX + 1, float("nan")])
+async def test_a_delay_has_limits(queue: JobQueue, seconds: float) -> None:
+    with pytest.raises(ValueError, match="delayed by 0 to"):
+        await queue.send(A, delay_seconds=seconds)
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 60.0])
+async def test_a_job_that_nobody_has_begun_can_be_cancelled_once(
+    queue: JobQueue, delay_seconds: float
+) -> None:
+    await queue.send(A, delay_seconds=delay_seconds)
+
+    assert await queue.cancel("run", "a") is True
+    assert await queue.cancel("run", "a") is False
+    assert await queue.missing("run", ["a"]) == ("a",)
+
+
+async def test_there_is_nothing_to_cancel_or_hasten_where_nothing_is(queue: JobQueue) -> None:
+    assert await queue.cancel("run", "a") is False
+    assert await queue.hasten("run", "a") is False
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 60.0])
+async def test_arq_485_a_cancelled_job_does_not_poison_the_next_one_of_its_id(
+    queue: JobQueue, delay_seconds: float
+) -> None:
+    await queue.send(A, delay_seconds=delay_seconds)
+    await queue.cancel("run", "a")
+
+    assert await queue.send(A) is True
+    assert await _taken(queue) == ["a"]
+    assert await _taken(queue) == []
+
+
+async def test_a_running_job_is_not_cancelled_here(queue: JobQueue) -> None:
+    await queue.send(A)
+    assert await _taken(queue) == ["a"]
+
+    assert await queue.cancel("run", "a") is False
+    assert await queue.missing("run", ["a"]) == ()
+
+
+async def test_a_hastened_job_is_due_now(queue: JobQueue) -> None:
+    await queue.send(A, delay_seconds=3600.0)
+    assert await _taken(queue) == []
+
+    assert await queue.hasten("run", "a") is True
+    assert await _taken(queue) == ["a"]
+    assert await queue.hasten("run", "a") is False
+
+
+async def test_only_delayed_jobs_are_hastened(queue: JobQueue) -> None:
+    await queue.send(A)
+
+    assert await queue.hasten("run", "a") is False
+    assert await _taken(queue) == ["a"]
+
+
+async def test_a_job_that_waits_to_be_tried_again_can_be_hastened(redis: Redis) -> None:
+    jobs, one = RedisJobs(redis), _deliveries(redis, "one")
+    await jobs.send(A)
+    await one.requeue(await _deliver(redis, "one"), A, retries=3, delay_ms=30_000)
+
+    assert await jobs.hasten("run", "a") is True
+
+    ((_, fields),) = await redis.xrange(names.JOB_STREAM)
+    assert fields[b"retries"] == b"3"
 
 
 async def test_an_entry_says_kind_id_account_and_cause(redis: Redis) -> None:
@@ -210,6 +286,15 @@ async def test_a_consumer_with_pending_jobs_is_never_deleted(redis: Redis) -> No
     await one.finish(ticket, "run:a")
     await one.leave()
     assert await redis.xinfo_consumers(names.JOB_STREAM, names.GROUP) == []
+
+
+async def _taken(queue: JobQueue) -> list[str]:
+    """Ids of all that a worker gets now."""
+    if isinstance(queue, MemoryJobs):
+        return [job.id for job in iter(queue.take, None)]
+    assert isinstance(queue, RedisJobs)
+    reply = await queue._redis.xreadgroup(names.GROUP, "one", {names.JOB_STREAM: ">"})
+    return [fields[b"id"].decode() for _, fields in reply[0][1]] if reply else []
 
 
 def _deliveries(redis: Redis, consumer: str) -> JobDeliveries:

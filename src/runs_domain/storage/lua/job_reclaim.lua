@@ -30,13 +30,13 @@ local function put_surplus_back()
   end
 end
 
-local function promote_all()
+local function fill_shares()
   local from = '-'
   for _ = 1, LOOKED_AT_MAX do
     local member = redis.call('ZRANGEBYLEX', WAITING, from, '+', 'LIMIT', 0, 1)[1]
-    if not member then return end
+    if not member then break end
     local account = string.match(member, '^(.-):')
-    promote(account)
+    fill_share(account)
     from = '(' .. account .. ';'
   end
 end
@@ -68,6 +68,7 @@ local function take_over()
 end
 
 local due = move_due()
+fill_shares()
 put_surplus_back()
-promote_all()
+fill_room()
 return {due, take_over()}

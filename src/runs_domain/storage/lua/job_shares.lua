@@ -8,7 +8,7 @@
 -- is next, not behind all that another has sent. Whatever changes shares or slots lets it drift
 -- from that only until the next sweep (job_reclaim.lua).
 local SLOTS_UNKNOWN = 64 -- while no worker is known to live
-local MOVED_MAX = 100 -- jobs a call
+local MOVED_MAX = 100 -- jobs of an account, a call
 local LOOKED_AT_MAX = 100 -- accounts or entries a call
 
 local function slots_now()
@@ -79,22 +79,27 @@ local function next_for_room()
   return chosen
 end
 
+local function fill_share(account)
+  for _ = 1, MOVED_MAX do
+    local member = share_of(account) < limit_now() and first_waiting(account)
+    if not member then return end
+    move_into_stream(member)
+  end
+end
+
+local function fill_room()
+  for _ = 1, MOVED_MAX do
+    local member = has_room() and next_for_room()
+    if not member then return end
+    move_into_stream(member)
+  end
+end
+
 -- After `account` has less in the stream than before.
 local function promote(account)
   if redis.call('ZCARD', WAITING) == 0 then return end
-  local moved = 0
-  local member = account and first_waiting(account)
-  while member and moved < MOVED_MAX and admits(account) do
-    move_into_stream(member)
-    moved = moved + 1
-    member = first_waiting(account)
-  end
-  while moved < MOVED_MAX and has_room() do
-    member = next_for_room()
-    if not member then break end
-    move_into_stream(member)
-    moved = moved + 1
-  end
+  if account then fill_share(account) end
+  fill_room()
 end
 
 -- Into the stream if there is a place, else behind the others of its account.
