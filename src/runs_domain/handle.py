@@ -12,7 +12,9 @@ from runs_domain.ids import RunId, chain_start
 from runs_domain.ports import Append, Context, EventLog, KeyRow, Recorded
 from runs_domain.run import INITIAL, RunState, decide, evolve, fold, is_live, is_open, status_of
 
-CONFLICT_TRIES_MAX: Final = 5
+CONFLICT_TRIES_MAX: Final = 32
+"""Appends of others that one command gives way to: a cancel must get through also while a worker
+appends a step every few milliseconds."""
 
 
 class Stream(Struct, frozen=True):
@@ -84,14 +86,14 @@ async def handle(
     mint: KeyRow | None = None,
     stream: Stream | None = None,
 ) -> Handled:
-    """Decide `command` and append what it makes; on a conflict load again and decide again.
+    """Decide `command` and append what it makes; on a conflict read on and decide again.
 
     `stream` saves the first load. Raises what `decide` and the log refuse with; VersionConflict
     after CONFLICT_TRIES_MAX.
     """
+    if stream is None:
+        stream = await load(log, run_id)
     for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
-        if stream is None:
-            stream = await load(log, run_id)
         events = decide(stream.state, command)
         if not events:
             return Handled(stream=stream, recorded=())
@@ -100,7 +102,7 @@ async def handle(
         except VersionConflict:
             if not tries_left:
                 raise
-            stream = None
+            stream = advanced(stream, await log.read(run_id, after=stream.state.version))
         else:
             return Handled(stream=advanced(stream, recorded), recorded=recorded)
     raise AssertionError("the loop returns or raises")

@@ -7,9 +7,9 @@ from typing_extensions import override
 from runs_domain import commands as c
 from runs_domain import events as e
 from runs_domain.errors import RunNotFound, VersionConflict
-from runs_domain.handle import CONFLICT_TRIES_MAX, append_of, empty, handle, load
-from runs_domain.ids import Attempt
-from runs_domain.ports import Append, Recorded
+from runs_domain.handle import CONFLICT_TRIES_MAX, advanced, append_of, empty, handle, load
+from runs_domain.ids import Attempt, RunId, Version
+from runs_domain.ports import BEFORE_FIRST, Append, Recorded
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.memory import MemoryEventLog
 from tests.support.log_streams import SECRETS, Run
@@ -23,12 +23,18 @@ class RivalLog(MemoryEventLog):
     def __init__(self) -> None:
         super().__init__(SECRETS, SystemClock())
         self.rivals = 0
+        self.read_after: list[Version] = []
+
+    @override
+    async def read(self, run_id: RunId, *, after: Version = BEFORE_FIRST) -> tuple[Recorded, ...]:
+        self.read_after.append(after)
+        return await super().read(run_id, after=after)
 
     @override
     async def append(self, append: Append) -> tuple[Recorded, ...]:
         if self.rivals > 0:
             self.rivals -= 1
-            stream = await load(self, append.run_id)
+            stream = advanced(empty(append.run_id), await super().read(append.run_id))
             resumed = e.Resumed(attempt=Attempt(stream.state.attempt + 1), reason="handover")
             await super().append(append_of(stream, [resumed], append.context))
         return await super().append(append)
@@ -43,6 +49,8 @@ async def test_a_command_is_decided_again_on_what_a_rival_left() -> None:
 
     assert [one.version for one in handled.recorded] == [4 + CONFLICT_TRIES_MAX]
     assert handled.recorded[0].attempt == CONFLICT_TRIES_MAX
+    newest = range(4, 4 + CONFLICT_TRIES_MAX - 1)
+    assert log.read_after == [BEFORE_FIRST, *newest], "a long history is read once"
     assert handled.stream == await load(log, run.run_id)
 
 
