@@ -14,6 +14,7 @@ from runs_domain.commands import RequestCancel
 from runs_domain.errors import ModelError, ModelOverloaded, ModelTimeout
 from runs_domain.frames import frames_of
 from runs_domain.handle import handle
+from runs_domain.ids import Attempt
 from tests.support.builders import RUN
 from tests.support.driving import TestClock, World
 from workers.agent.back_off import (
@@ -23,7 +24,7 @@ from workers.agent.back_off import (
     pause_seconds,
 )
 from workers.driver import KEY_LOST
-from workers.retry_budget import CALL_TRIES_MAX, RetryLimits
+from workers.retry_budget import CALL_TRIES_MAX, RetryBudget, RetryLimits
 
 PLAYBOOK = "scripted/playbook"
 CANCEL = RequestCancel(by="key:1", why="client")
@@ -166,6 +167,25 @@ async def test_invariant_12_no_chain_of_hand_overs_retries_for_ever() -> None:
     assert (await world.state()).tries_lost == 0
     assert number == 5
     assert "1 retry and 5 changes of worker, which count as retries, in" in failed.sentence
+
+
+def test_invariant_12_however_often_a_run_changes_hands_its_failing_tries_have_a_bound() -> None:
+    """At worst each worker has all its retries and is then lost before its last failure."""
+    limits = RetryLimits(retries_max=6)
+    failed = 0
+    for changes in itertools.count():
+        budget = RetryBudget(limits)
+        for attempt in range(changes):
+            budget.inherit(e.Resumed(attempt=Attempt(attempt + 2), reason="handover"))
+        granted = 0
+        while budget.grants(1, 0.0):
+            granted += 1
+        failed += granted
+        if not granted:
+            break
+
+    assert changes == limits.retries_max
+    assert failed + 1 <= (limits.retries_max + 1) * (limits.retries_max + 2) / 2
 
 
 async def test_a_retry_that_left_words_in_the_log_is_remembered_by_the_next_worker() -> None:

@@ -51,7 +51,7 @@ class ToolStep:
         calls = {part["toolCallId"]: part for part in self._held.state.parts if _is_call(part)}
         again = [call for call in step.unknown if self._tools.is_repeatable(tool_name(calls[call]))]
         closed = [call for call in step.unknown if call not in again]
-        wanted = [call for call in self._held.state.open_calls if call not in closed]
+        wanted = [call for call in self._held.state.open_calls if call in {*step.fresh, *again}]
         if closed:
             await self._record([error_part(calls[call], OUTCOME_UNKNOWN) for call in closed])
         await self._run_all(deque(calls[call] for call in wanted))
