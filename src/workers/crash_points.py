@@ -33,12 +33,10 @@ class WorkerCrashPoints:
             with self._points.around("chunk", times=len(frames)):
                 return await chunks.write(run_id, fence, index, frames)
 
+        if not self._points.on:
+            return chunks
         raise_attempt = self._points.call("raise", chunks.raise_attempt)
-        return (
-            replaced(chunks, write=write, raise_attempt=raise_attempt)
-            if self._points.on
-            else chunks
-        )
+        return replaced(chunks, write=write, raise_attempt=raise_attempt)
 
     def model(self, model: Model) -> Model:
         async def stream(request: ModelRequest) -> AsyncIterator[ModelEvent]:
@@ -77,8 +75,9 @@ class WorkerCrashPoints:
         return replaced(sandbox, destroy=self._points.call("destroy", sandbox.destroy))
 
     def key_leases(self, leases: KeyLeases) -> KeyLeases:
-        renew = self._points.call("renew", leases.renew)
-        return replaced(leases, renew=renew) if self._points.on else leases
+        if not self._points.on:
+            return leases
+        return replaced(leases, renew=self._points.call("renew", leases.renew))
 
     def dead_letters(self, letters: DeadLetters) -> DeadLetters:
         bury = self._points.call("bury", letters.bury)
