@@ -136,6 +136,9 @@ async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Run
     state = handled.stream.state
     if handled.recorded:
         deps.background.start("telling of a cancel", _tell(deps, head.run_id))
+        deps.background.start(
+            "hastening a cancelled run", deps.jobs.hasten("run", str(head.run_id))
+        )
     ended_before = not handled.recorded and not is_live(state)
     return Response(
         RunStopped(run_id=str(head.run_id), status=status_of(state)),

@@ -124,7 +124,11 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
         watchdog_seconds=settings.watchdog_seconds,
         step_grace_seconds=settings.step_grace_seconds,
         job_timeout_seconds=settings.job_timeout_seconds,
-        also_counted={"reconciler": reconciler.counters, "dead_letters": burials.counters},
+        also_counted={
+            "driver": driver.counters,
+            "reconciler": reconciler.counters,
+            "dead_letters": burials.counters,
+        },
         on_startup=_say_ready,
         wrap=points.deliveries,
     )

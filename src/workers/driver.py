@@ -6,6 +6,7 @@ question. So this loop has no recovery path: `takeover` puts the fence up, that 
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -47,6 +48,15 @@ KEY_LOST: Final = "The run's API key was revoked or is gone"
 WORKSPACE_LOST: Final = "The run's workspace is not on the host that took the run over"
 
 
+@dataclass(slots=True)
+class DriverCounters:
+    """Jobs that there was nothing to do for; shown for the whole fleet (`fleet_counters`)."""
+
+    unknown_runs: int = 0
+    ended_runs: int = 0
+    left_alone: int = 0
+
+
 class Driver:
     """One per worker process; `drive` runs once per job, many at a time."""
 
@@ -66,6 +76,7 @@ class Driver:
         burials: Burials,
         retry_limits: RetryLimits | None = None,
     ) -> None:
+        self.counters = DriverCounters()
         self._log = log
         self._chunks = chunks
         self._model = model
@@ -103,14 +114,23 @@ class Driver:
             if await take(held, job, self._chunks, redelivered=redelivered):
                 await self._keys.renew(held)
                 await recover_stream(held, self._log, self._chunks)
+            if isinstance(self._next_step(held), plan.Done):
+                self.counters.ended_runs += 1
+                logger.info("dropped a job: run %s had ended before", job.id)
+                return True
             async with (
                 RunSandbox(self._sandboxes, self._keys, held) as sandbox,
                 self._keys.kept_alive(held),
                 self._watch.watching(held),
             ):
                 return await self._drive(held, sandbox)
-        except (StaleAttempt, RunNotFound) as reason:
+        except StaleAttempt as reason:
+            self.counters.left_alone += 1
             logger.info("run %s is left alone: %s", job.id, reason)
+            return True
+        except RunNotFound:
+            self.counters.unknown_runs += 1
+            logger.warning("dropped a job: the event log does not know run %s", job.id)
             return True
         finally:
             await held.writer.close(ended=held.state.ending is not None)

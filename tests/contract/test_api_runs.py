@@ -14,6 +14,7 @@ from runs_domain import commands as c
 from runs_domain.errors import HistoryCorrupt
 from runs_domain.events import Json
 from runs_domain.ids import RunId, assistant_message_id
+from runs_domain.ports import Job
 from runs_domain.storage import codec
 from runs_domain.upcast import upcast
 from tests.support.api import MINE, Api
@@ -246,6 +247,34 @@ async def test_I_31_a_running_run_is_asked_to_stop_and_its_worker_told() -> None
     await api.background.close()
     assert api.cancels.pushed == [run.run_id]
     assert tags(await api.get(f"{run.path}/events")).count("run.cancel_requested.v1") == 1
+
+
+async def test_a_cancel_makes_the_job_of_a_run_that_pauses_due_now() -> None:
+    """A run that is to be tried again in 30 s would be told of its cancel after those only."""
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    api.jobs.waiting.clear()
+    job = Job(kind="run", id=str(run.run_id), account_id=str(MINE))
+    await api.jobs.send(job, delay_seconds=30.0)
+
+    assert (await api.post(f"{run.path}/cancel")).status == 202
+    await api.background.close()
+
+    assert list(api.jobs.waiting.values()) == [job]
+
+
+async def test_a_cancel_does_not_need_the_job_queue() -> None:
+    api = Api()
+    run = await api.start()
+    await run.begin()
+    api.jobs.down = True
+
+    answer = await api.post(f"{run.path}/cancel")
+    await api.background.close()
+
+    assert (answer.status, answer.json["status"]) == (202, "running")
+    assert api.cancels.pushed == [run.run_id]
 
 
 @pytest.mark.parametrize("ended", [False, True])
