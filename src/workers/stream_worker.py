@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from signal import Signals
 from types import MappingProxyType
@@ -201,7 +202,8 @@ class StreamWorker(Worker):
         """One round: what dead workers held comes first, then new entries."""
         if not self._group_is_open:
             await self._deliveries.open()
-            await self._tell()
+            with suppress(QueueUnavailable):  # a Redis that is full takes no news; ticks try again
+                await self._tell()
             self._group_is_open = True
         now = self.loop.time()
         if self._was_away:  # nobody could renew: live workers have a lease's time for it first

@@ -13,7 +13,7 @@ from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from tests.support.desk import Begun, Desk, working
 from tests.support.redis_twins import ACCOUNT, own_valkey, take_as_a_ghost
-from tests.support.redis_weather import frozen, read_only
+from tests.support.redis_weather import frozen, full, read_only
 from tests.support.waiting import until
 from workers.stack.valkey import Valkey
 
@@ -117,6 +117,82 @@ async def test_a_worker_that_hangs_on_redis_stops_within_its_graces(valkey: Valk
                 await worker.close()
     assert desk.ended == [(job(1).id, "stopped")]
     assert not worker._leases._thread.is_alive()
+
+
+async def test_a_worker_that_starts_while_redis_is_full_takes_and_ends_what_waits_there(
+    valkey: Valkey,
+) -> None:
+    """Only sending needs memory."""
+    redis, desk = PipelinedRedis(valkey.url()), Desk()
+    await RedisJobs(redis).send(job(1))
+    with full(valkey.url()):
+        async with working(valkey.url(), desk):
+            await until(lambda: desk.ended == [(job(1).id, "done")])
+            await until(lambda: _is_idle(redis))
+    await redis.aclose()
+
+
+async def test_a_job_held_since_a_wipe_is_held_on_in_a_redis_that_is_full_then(
+    valkey: Valkey,
+) -> None:
+    holder, other = Desk(open_by_default=False), Desk()
+    redis = PipelinedRedis(valkey.url())
+    async with working(valkey.url(), holder) as worker:
+        await RedisJobs(redis).send(job(1))
+        await until(lambda: holder.begun)
+        await redis.flushall()
+        await until(lambda: _has_job(redis, 1))
+        async with working(valkey.url(), other):
+            with full(valkey.url()):
+                last = await redis.zscore(names.JOB_LATER, f"run:{job(1).id}")
+                await until(lambda: _is_renewed_since(redis, last + 2_000))
+            holder.gates[job(1).id].set()
+            await until(lambda: _is_idle(redis))
+    await redis.aclose()
+
+    assert worker.counters.leases_lost == 0
+    assert other.begun == []
+
+
+@pytest.mark.parametrize("key", sorted(names.WITHOUT_TTL))
+async def test_a_key_that_redis_evicts_alone_costs_no_job_and_doubles_none(
+    redis_url: str, redis: PipelinedRedis, key: str
+) -> None:
+    """A policy that evicts keys without a TTL is a mistake, which costs seconds and no more."""
+    jobs, desk = RedisJobs(redis), Desk(open_by_default=False)
+    everyone = [job(number) for number in range(1, 6)]
+    async with working(redis_url, desk, slots=1):
+        for one in everyone[:4]:
+            await jobs.send(one)
+        await jobs.send(everyone[4], delay_seconds=0.5)
+        await until(lambda: desk.begun)
+        first = desk.begun[0].id
+        await redis.delete(key)
+        await until(lambda: _nothing_missing(jobs, first))
+        async with working(redis_url, desk, slots=4):
+
+            async def all_begun() -> bool:
+                for one in await jobs.missing("run", [one.id for one in everyone]):
+                    if one not in {begun.id for begun in desk.begun}:
+                        await jobs.send(Job("run", one, ACCOUNT, "resent"))
+                return len({begun.id for begun in desk.begun}) == len(everyone)
+
+            await until(all_begun)
+            for one in everyone:
+                desk.gates[one.id].set()
+            await until(lambda: _is_idle(redis))
+
+    assert sorted(begun.id for begun in desk.begun) == [one.id for one in everyone]
+    assert sorted(desk.ended) == [(one.id, "done") for one in everyone]
+
+
+async def _is_renewed_since(redis: PipelinedRedis, ms: float) -> bool:
+    score = await redis.zscore(names.JOB_LATER, f"run:{job(1).id}")
+    return score is not None and score > ms
+
+
+async def _nothing_missing(jobs: RedisJobs, *ids: str) -> bool:
+    return await jobs.missing("run", ids) == ()
 
 
 async def _has_job(redis: PipelinedRedis, number: int) -> bool:
