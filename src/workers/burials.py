@@ -14,7 +14,7 @@ from runs_domain.dead_letters_port import Burial, DeadLetters
 from runs_domain.events import Failed
 from runs_domain.faults import brief, log_fault
 from runs_domain.ids import RunId
-from runs_domain.plan import error_told
+from runs_domain.plan import TRIES_MAX, WORKER_LOST, error_told
 from runs_domain.ports import Job
 from workers.delivery import Delivery, JobFunction
 from workers.held_run import HeldRun
@@ -26,6 +26,11 @@ BROKEN_TRIES_MAX: Final = 15
 """How often a job may break before anything could be made of its run: more than a run's own tries,
 so that a run which can still count them ends by its stream; about five minutes, so that a fleet in
 the middle of a deploy gets through, whose older half cannot read the newer half's events."""
+
+
+LOST_TAKES_MAX: Final = TRIES_MAX + 3
+"""How often one entry may be taken and its worker lost with it. A run counts that too, and ends
+before; one that kills its worker before it can be counted would go through the fleet for ever."""
 
 
 @dataclass(slots=True)
@@ -61,26 +66,29 @@ class Burials:
         """`function`, but a job that has broken too often is buried, and then it is done."""
 
         async def run(ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:
+            if delivery.times_taken > LOST_TAKES_MAX:
+                await self._bury_job(job, delivery.times_taken - 1, WORKER_LOST)
+                return True
             try:
                 return await function(ctx, job, delivery)
             except WEATHER:
                 raise
             except Exception as error:
-                if await self._gives_up(job, delivery.retries + 1, error):
+                if delivery.retries + 1 >= BROKEN_TRIES_MAX:
+                    log_fault(logger, f"{job.kind} {job.id} broke once more", error)
+                    await self._bury_job(job, delivery.retries + 1, brief(error))
+                    return True
+                # Sent all the same, by a reconciler that had looked before the letter was written.
+                if await self._letters.is_withheld(job.kind, RunId(UUID(job.id))):
                     return True
                 raise
 
         return run
 
-    async def _gives_up(self, job: Job, tries: int, error: Exception) -> bool:
-        run_id = RunId(UUID(job.id))
-        if tries < BROKEN_TRIES_MAX:
-            # Sent all the same, by a reconciler that had looked before the letter was written.
-            return await self._letters.is_withheld(job.kind, run_id)
+    async def _bury_job(self, job: Job, tries: int, error: str) -> None:
         burial = Burial(
-            kind=job.kind, id=run_id, reason="broken", last_error=brief(error), tries=tries
+            kind=job.kind, id=RunId(UUID(job.id)), reason="broken", last_error=error, tries=tries
         )
         if await self._letters.bury(burial):
             self.counters.broken += 1
-            log_fault(logger, f"{job.kind} {run_id} broke {tries} times and is buried", error)
-        return True
+            logger.error("%s %s is buried after %d tries: %s", job.kind, job.id, tries, error)

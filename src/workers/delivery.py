@@ -30,6 +30,8 @@ class Delivery:
     """Set when this process is to end: come to the end of a step, then return False."""
     last_error: str = ""
     """What broke the job last (`faults.brief`); empty if nothing did that could tell."""
+    times_taken: int = 1
+    """This very entry: each time but the last its worker was lost."""
 
 
 JobFunction: TypeAlias = Callable[[dict[Any, Any], Job, Delivery], Awaitable[bool]]
@@ -87,5 +89,7 @@ def take(entry: Entry, *, redelivered: bool, now_ms: int) -> RunningJob | None:
     if not 0 <= times <= RETRIES_MAX:
         return None
     error = "" if redelivered else cleaned(entry.text("error"))  # who lost it could not tell why
-    delivery = Delivery(job.cause, redelivered, times, asyncio.Event(), error)
+    delivery = Delivery(
+        job.cause, redelivered, times, asyncio.Event(), error, times_taken=entry.times_taken
+    )
     return RunningJob(entry.ticket, job, delivery, now_ms)

@@ -11,7 +11,7 @@ from runs_domain.storage.memory_jobs import MemoryJobs
 from runs_domain.storage.redis_deliveries import JobDeliveries
 from runs_domain.storage.redis_jobs import IDS_PER_CALL_MAX, RedisJobs
 from runs_domain.storage.redis_lane import Lane
-from tests.support.redis_twins import ACCOUNT, KINDS, redis_of
+from tests.support.redis_twins import ACCOUNT, GHOST, KINDS, redis_of
 
 A = Job(kind="run", id="a", account_id=ACCOUNT)
 B = Job(kind="run", id="b", account_id=ACCOUNT, cause="resent")
@@ -59,6 +59,20 @@ async def test_missing_takes_more_ids_than_one_call_does(queue: JobQueue) -> Non
     ids = [f"id-{number}" for number in range(IDS_PER_CALL_MAX + 1)]
 
     assert await queue.missing("run", [*ids, "a"]) == tuple(ids)
+
+
+async def test_an_entry_tells_how_often_it_was_taken_and_renewals_do_not_count(
+    redis: Redis,
+) -> None:
+    await RedisJobs(redis).send(A)
+    ticket = await _deliver(redis, "one")
+    for times in (2, 3):
+        await redis.xclaim(names.JOB_STREAM, names.GROUP, GHOST, 0, [ticket], justid=True)
+        await redis.xclaim(
+            names.JOB_STREAM, names.GROUP, GHOST, 0, [ticket], idle=3_600_000, justid=True
+        )
+        (entry,) = await _deliveries(redis, "two").reclaim(10, [])
+        assert (entry.ticket, entry.times_taken) == (ticket, times)
 
 
 async def test_a_delayed_job_is_there_and_not_sent_again(queue: JobQueue) -> None:

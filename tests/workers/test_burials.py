@@ -19,7 +19,7 @@ from runs_domain.storage.memory_dead_letters import MemoryDeadLetters
 from runs_domain.storage.memory_jobs import MemoryJobs
 from tests.support.builders import ACCOUNT, RUN
 from tests.support.driving import World
-from workers.burials import BROKEN_TRIES_MAX, Burials
+from workers.burials import BROKEN_TRIES_MAX, LOST_TAKES_MAX, Burials
 from workers.delivery import Delivery
 from workers.reconciler import RESEND_GRACE_SECONDS, Reconciler
 
@@ -281,6 +281,28 @@ async def test_a_server_that_is_away_buries_nothing(weather: type[Exception], re
     assert world.letters.letters == {}
 
 
+@pytest.mark.parametrize("times_taken", [1, LOST_TAKES_MAX, LOST_TAKES_MAX + 1])
+async def test_a_job_that_kills_each_worker_before_it_is_counted_is_buried_unbegun(
+    times_taken: int,
+) -> None:
+    world = World()
+    await world.request()
+    begun: list[Job] = []
+
+    async def run(_ctx: dict[Any, Any], job: Job, _delivery: Delivery) -> bool:
+        begun.append(job)
+        return True
+
+    given = Delivery("fresh", True, 0, asyncio.Event(), times_taken=times_taken)
+    assert await world.burials.guarded(run)({}, JOB, given) is True
+
+    is_buried = times_taken > LOST_TAKES_MAX
+    assert bool(begun) is not is_buried
+    if is_buried:
+        letter = world.letters.letters[RUN, "broken"]
+        assert (letter.last_error, letter.tries) == (WORKER_LOST, LOST_TAKES_MAX)
+
+
 async def test_a_withheld_job_that_was_sent_all_the_same_ends_at_its_first_break() -> None:
     """A reconciler may have looked before the letter was written."""
     world = World()
@@ -307,4 +329,4 @@ async def test_a_withheld_job_that_does_not_break_any_more_does_its_work() -> No
 
 
 def test_a_run_that_can_count_its_tries_ends_by_its_own_stream_first() -> None:
-    assert TRIES_MAX < BROKEN_TRIES_MAX
+    assert TRIES_MAX < LOST_TAKES_MAX < BROKEN_TRIES_MAX

@@ -40,6 +40,8 @@ class Entry:
 
     ticket: str
     fields: Mapping[bytes, bytes]
+    times_taken: int = 1
+    """Each but the last by a worker that was lost with it."""
 
     def text(self, name: str) -> str:
         return self.fields.get(name.encode(), b"").decode(errors="replace")
@@ -170,7 +172,7 @@ def _entries(rows: Sequence[Any]) -> list[Entry]:
     entries = []
     for row in rows:
         if row and row[1]:
-            ticket, flat = row
+            ticket, flat, *taken = row
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            entries.append(Entry(ticket.decode(), fields))
+            entries.append(Entry(ticket.decode(), fields, *taken))
     return entries

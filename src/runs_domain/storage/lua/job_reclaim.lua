@@ -1,7 +1,7 @@
 -- Move what is due into the stream, bring the shares in order, then take over entries whose lease
 -- ran out. XPENDING IDLE, not XAUTOCLAIM: that one looks at few entries and starves behind live ones.
 -- ARGV: group, consumer, lease_ms, count, due_max, then the tickets that run here (never taken).
--- → {entries due, {{ticket, fields}, …}}
+-- → {entries due, {{ticket, fields, how often it was taken}, …}}
 local consumer, lease_ms, count, due_max = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 
 local function move_due()
@@ -61,7 +61,7 @@ local function take_over()
     if #taken == count then break end
     if not mine[row[1]] and not waits_instead(row[1]) then
       local claimed = redis.call('XCLAIM', STREAM, GROUP, consumer, lease_ms, row[1])
-      if claimed[1] then taken[#taken + 1] = claimed[1] end
+      if claimed[1] then taken[#taken + 1] = {claimed[1][1], claimed[1][2], row[4] + 1} end
     end
   end
   return taken
