@@ -20,6 +20,10 @@ from runs_domain.storage.connection import check_urls
 from workers.adapters.sandbox_local.probe import probe
 
 ASK_SECONDS_MAX = 5.0
+EVICTS = (
+    "maxmemory-policy is {policy}: a full Redis throws away jobs, which come again after seconds, "
+    "and what live runs have streamed; noeviction makes new runs wait instead"
+)
 
 
 class Finding(NamedTuple):
@@ -50,7 +54,8 @@ async def _findings(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     else:
         yield Finding("settings", ok=True, text="complete")
         yield await _postgres(settings)
-        yield await _redis(settings)
+        async for finding in _redis(settings):
+            yield finding
     if environ.get("RUNLEDGER_SANDBOX") == "none":
         yield Finding("sandbox", ok=True, text="none is wanted: runs have no tools")
     else:
@@ -95,17 +100,21 @@ async def _postgres(settings: Settings) -> Finding:
     return Finding("postgres", ok=True, text=f"version {row[0] if row else 'unknown'}")
 
 
-async def _redis(settings: Settings) -> Finding:
+async def _redis(settings: Settings) -> AsyncIterator[Finding]:
     redis: Redis = Redis.from_url(
         settings.redis_url.reveal(),
         socket_timeout=ASK_SECONDS_MAX,
         socket_connect_timeout=ASK_SECONDS_MAX,
     )
     try:
-        info: dict[str, Any] = await redis.info("server")
+        info: dict[str, Any] = await redis.info()
     except (RedisError, OSError) as error:
-        return Finding("redis", ok=False, text=f"does not answer ({type(error).__name__})")
+        yield Finding("redis", ok=False, text=f"does not answer ({type(error).__name__})")
+        return
     finally:
         await redis.aclose()
     version = info.get("valkey_version") or info.get("redis_version")
-    return Finding("redis", ok=True, text=f"version {version}")
+    yield Finding("redis", ok=True, text=f"version {version}")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        yield Finding("redis", ok=False, text=EVICTS.format(policy=policy), needed=False)

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 
 from runs_domain.settings import PREFIX
+from tests.support.redis_twins import own_valkey
 
 COMMANDS = ("api", "worker", "projector", "migrate", "doctor")
 CANARY = "s3CRET-canary"
@@ -92,6 +94,17 @@ def test_an_api_on_a_host_that_is_not_here_says_so(host: str, tmp_path: Path) ->
     assert ended.returncode == 1
     assert f"cannot listen on {host} port 0: " in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_doctor_notes_a_redis_that_evicts(tmp_path: Path) -> None:
+    with own_valkey() as valkey, redis.Redis.from_url(valkey.url(), socket_timeout=5.0) as server:
+        for policy, noted in (("noeviction", False), ("allkeys-lru", True), ("volatile-ttl", True)):
+            server.config_set("maxmemory-policy", policy)
+
+            said = run("doctor", tmp_path, redis_url=valkey.url()).stdout
+
+            assert "ok   redis: version 9" in said
+            assert (f"note redis: maxmemory-policy is {policy}" in said) is noted
 
 
 def test_a_doctor_who_shall_not_try_the_sandbox_makes_no_folder(tmp_path: Path) -> None:
