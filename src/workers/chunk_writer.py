@@ -156,8 +156,9 @@ class ChunkWriter:
         if self._restart:
             self._forget()
             base, frames = self._base, self._frames[:FRAMES_PER_WRITE_MAX]
+            # Before the call: what is committed while it is under way must not be let go of.
+            self._restart, self._written = False, base
             await self._chunks.restart(self._run_id, fence, base, frames)
-            self._restart = False
             self._written = base + len(frames)
             return
         start = self._written - self._base

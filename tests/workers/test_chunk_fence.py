@@ -11,12 +11,13 @@ from runs_domain import model_port as m
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.frames import encode, frames_of
 from runs_domain.ids import Attempt, RunId, Version
-from runs_domain.ports import BEFORE_FIRST, Append, Fence, Recorded
+from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Fence, Recorded
 from runs_domain.storage.memory_chunks import MemoryChunks
 from tests.support.builders import RUN
-from tests.support.driving import World
+from tests.support.driving import TestClock, World
 from tests.support.waiting import until
 from workers import takeover
+from workers.chunk_writer import ChunkWriter
 
 ONE, TWO = Attempt(1), Attempt(2)
 
@@ -264,3 +265,43 @@ async def test_nothing_is_written_while_the_log_cannot_say_whose_the_run_is(
     model.say("")
     assert await driven
     assert await live(world) == await told(world)
+
+
+async def test_invariant_7_a_step_committed_while_it_is_told_again_leaves_no_hole(
+    chunks: Watched,
+) -> None:
+    """Each frame stands at its own index, whatever is committed while Redis takes the restart."""
+
+    async def confirm() -> None:
+        pass
+
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    restart = chunks.restart
+
+    async def slow_restart(
+        run_id: RunId, fence: Fence, index: int, frames: Sequence[bytes]
+    ) -> None:
+        asked.set()
+        await go_on.wait()
+        await restart(run_id, fence, index, frames)
+
+    chunks.restart = slow_restart  # type: ignore[method-assign]
+    writer = ChunkWriter(chunks, RUN, TestClock(), asyncio.Event(), confirm)
+    writer.begin(ONE, 0, written=0)
+    writer.push([b"0", b"1"])
+    await asked.wait()
+
+    writer.push([b"2"])
+    writer.commit(3)
+    writer.push([b"3", b"4"])
+    go_on.set()
+
+    await until_index(chunks, 5)
+    assert await chunks.read(RUN, 0, count=10) == ChunkTail(0, (b"0", b"1", b"2", b"3", b"4"), ONE)
+    await writer.close(ended=False)
+
+
+async def until_index(chunks: Watched, index: int) -> None:
+    async with asyncio.timeout(5), chunks.watch(RUN) as changed:
+        while await chunks.next_index(RUN) != index:
+            await changed(1.0)
