@@ -10,7 +10,6 @@ from collections import Counter
 import pytest
 
 from runs_domain.storage import redis_names as names
-from runs_domain.storage.redis_jobs import JOB_KEYS, job_script
 from tests.support.job_desk import TICK, JobDesk, job_id
 from tests.support.waiting import until_sync
 from tests.support.worker_processes import FIRST, WAIT_SECONDS, Worker, WorkerProcesses
@@ -68,6 +67,45 @@ def test_taskiq_101_and_celery_5935_a_live_job_longer_than_any_time_out_begins_o
     workers.all_done([FIRST, SECOND], timeout_seconds=60)
     assert (workers.begun(FIRST), workers.begun(SECOND)) == (["holder"], ["holder"])
     workers.nothing_left()
+
+
+def test_celery_5935_a_job_that_is_delayed_for_several_leases_begins_once(
+    workers: WorkerProcesses,
+) -> None:
+    """While it waited for its time, each visibility time-out had made one more of it."""
+    workers.start("one")
+    workers.start("two")
+    workers.send(FIRST, delay_seconds=4)
+    workers.send(SECOND)
+    workers.all_done([SECOND])
+    assert workers.begun(FIRST) == []
+
+    workers.all_done([FIRST])
+    workers.nothing_left()
+    assert len(workers.begun(FIRST)) == 1
+
+
+def test_arq_485_a_cancelled_job_does_not_poison_the_next_one_of_its_id(
+    workers: WorkerProcesses,
+) -> None:
+    """Whether the cancelled one was there, was running, or never was."""
+    assert workers.cancel(FIRST) is False
+    workers.send(FIRST)
+    assert workers.cancel(FIRST) is True
+    workers.desk.plan("hold", SECOND)
+    workers.start("one")
+    workers.send(SECOND)
+    workers.noted("one begun fresh new", SECOND)
+    assert workers.cancel(SECOND) is False, "whoever runs it is told by its run's events"
+    workers.desk.open(SECOND)
+    workers.noted("one done", SECOND)
+    workers.nothing_left()
+    workers.send(FIRST, SECOND)
+
+    until_sync(lambda: len(workers.begun(SECOND)) == 2, timeout_seconds=WAIT_SECONDS)
+    workers.noted("one done", FIRST)
+    workers.nothing_left()
+    assert "one cancelled" not in workers.notes(FIRST) + workers.notes(SECOND)
 
 
 def test_saq_277_jobs_that_wait_in_a_worker_to_be_begun_are_not_taken_from_it(
@@ -168,8 +206,7 @@ def test_redis_9745_a_dead_consumer_keeps_what_it_held_until_that_is_taken_over(
     until_sync(lambda: len(_consumers(workers)) == 2, timeout_seconds=WAIT_SECONDS)
     idle.kill()
     idle.wait(WAIT_SECONDS)
-    forget = job_script("job_forget")
-    workers.redis.eval(forget.text, len(JOB_KEYS), *JOB_KEYS, names.GROUP, "0", "")
+    workers.forget_dead_consumers()
 
     assert [row["pending"] for row in _consumers(workers)] == [1]
     workers.desk.open(FIRST)

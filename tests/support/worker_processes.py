@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import redis
 
@@ -54,12 +54,21 @@ class WorkerProcesses:
         self._processes.callback(_end, worker)
         return worker
 
-    def send(self, *ids: str) -> None:
+    def send(self, *ids: str, delay_seconds: float = 0.0) -> None:
         """Send a job each, as the API does."""
-        send = job_script("job_send")
         for one in ids:
-            args = (names.GROUP, "run", one, ACCOUNT, "fresh")
-            self.redis.eval(send.text, len(JOB_KEYS), *JOB_KEYS, *args)
+            self._call("job_send", "run", one, ACCOUNT, "fresh", int(delay_seconds * 1000))
+
+    def cancel(self, one: str) -> bool:
+        return bool(self._call("job_cancel", f"run:{one}"))
+
+    def forget_dead_consumers(self) -> None:
+        """As each worker does once a minute, but all that have nothing pending count as dead."""
+        self._call("job_forget", 0, "")
+
+    def _call(self, name: str, *args: str | int) -> Any:
+        script = job_script(name)
+        return self.redis.eval(script.text, len(JOB_KEYS), *JOB_KEYS, names.GROUP, *args)
 
     def notes(self, one: str = FIRST) -> list[str]:
         """What workers noted of a job, in order: `<worker> <what>`."""
