@@ -1,5 +1,8 @@
 """Workers that are killed while they give a run up."""
 
+import subprocess
+import sys
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -7,18 +10,21 @@ import pytest
 
 from runs_domain import commands as c
 from runs_domain.handle import handle
-from runs_domain.ids import AccountId, Attempt, RunId
+from runs_domain.ids import AccountId, Attempt, RunId, retry_run_id
 from runs_domain.keys import secrets_of
 from runs_domain.plan import TRIES_MAX
 from runs_domain.ports import Context
 from runs_domain.settings import load
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import open_log
-from tests.support.rest import SPEAK, Rest, Run
+from tests.support.rest import SPEAK, Rest, Run, parts_of
 from tests.support.run_story import check_story
 from tests.support.stacks import KILL_SECONDS, BreakableStack
 
 pytestmark = pytest.mark.crash
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "dead_letters.py"
+SCRIPT_SECONDS_MAX = 30
 
 
 def letters_in(broken: BreakableStack) -> list[tuple[str, int, str]]:
@@ -67,3 +73,40 @@ async def test_invariant_1_workers_killed_before_and_after_a_letter_leave_one_le
 
     assert (await client.tags(run))[-2:] == ["failed", "sandbox_released"]
     assert letters_in(broken) == [("tries_exhausted", TRIES_MAX, "worker lost")]
+
+
+@pytest.mark.settings(sandbox="none", lease_seconds="0.6")
+async def test_an_operator_retries_a_dead_run_and_its_chat_goes_on(
+    broken: BreakableStack, client: Rest
+) -> None:
+    run = await client.start("one two three")
+    await lose_workers(broken, run, TRIES_MAX)
+    broken.start_worker()
+    await client.ended(run)
+
+    said = dead_letters(broken, "retry", run.run_id, "--as", "ada")
+
+    again = Run(str(retry_run_id(RunId(UUID(run.run_id)))), run.chat_id, run.session_id)
+    assert again.run_id in said
+    history = await client.ended(again)
+    assert await client.status(again) == "completed"
+    assert history[0]["data"]["retryOf"] == run.run_id
+    assert (history[0]["actor"], history[0]["version"]) == ("ops:ada", 1)
+    messages = await client.messages(run)
+    assert [message["role"] for message in messages] == ["user", "assistant", "assistant"]
+    assert parts_of(messages[-1], "text")[0]["text"] == "one two three"
+    assert again.run_id in dead_letters(broken, "retry", run.run_id)
+    assert dead_letters(broken, "list") == ""
+
+
+def dead_letters(broken: BreakableStack, *arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603 - our own argv
+        [sys.executable, str(SCRIPT), *arguments],
+        env=broken.details["env"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SCRIPT_SECONDS_MAX,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
