@@ -34,7 +34,7 @@ SHOWN = 5
 BLOCK_BYTES = 1024 * 1024
 SAYS = {
     "chain": "versions without a hole, each event bound to the one before",
-    "1": "one end; at rest every run has ended and given its sandbox back",
+    "1": "one end, a letter if it was given up; at rest every run has ended and let its sandbox go",
     "2": "no step, tool call or result twice; charged what the steps used",
     "3": "no event of a lower attempt; one attempt is one worker's",
     "4": "after the end the key is revoked, the sandbox released, and nothing else",

@@ -203,6 +203,7 @@ async def test_an_event_larger_than_a_page_is_a_page(
         ),
         ("DELETE FROM stored_events", "8", "the log has no event"),
         ("DELETE FROM stored_events", "5", "the log has no event"),
+        ("UPDATE runs SET error_code = 'tries_exhausted'", "1", "no dead letter"),
     ],
 )
 @pytest.mark.usefixtures("runs")

@@ -58,8 +58,18 @@ _STRAYS: Final = {
 }
 _CLEAR: Final = {
     table: f"SELECT count(*) FROM {table} AS row WHERE strpos(row::text, %b::text) > 0"  # noqa: S608
-    for table in ("run_heads", "api_keys", "runs", "messages", "checkpoints", "log_receipts")
+    for table in (
+        *("run_heads", "api_keys", "runs", "messages", "checkpoints", "log_receipts"),
+        "dead_letters",
+    )
 }
+_UNBURIED: Final = f"""
+    SELECT run_id FROM runs JOIN run_heads AS head USING (run_id)
+    WHERE error_code = 'tries_exhausted' AND NOT head.open
+        AND (%b::uuid IS NULL OR head.account_id = %b::uuid)
+        AND NOT EXISTS (SELECT FROM dead_letters WHERE id = run_id AND reason = error_code)
+    LIMIT {STRAYS_MAX}"""  # noqa: S608 - our own number
+_ENDS_RULE: Final = "1"
 _KEYS_RULE: Final = "5"
 _VIEWS_RULE: Final = "8"
 
@@ -101,6 +111,9 @@ class LogAudit:
             yield violation
         async for violation in self._of_strays():
             yield violation
+        for (run_id,) in await self._snapshot.fetch(_UNBURIED, (self._account, self._account)):
+            sentence = "its tries were used up, and it has no dead letter"
+            yield Violation(rule=_ENDS_RULE, run_id=run_id, sentence=sentence)
         for canary in self._leaks.canaries:
             for table, query in _CLEAR.items():
                 if (await self._snapshot.fetch(query, (canary,)))[0][0]:
