@@ -1,0 +1,17 @@
+"""The list of other queues' faults names tests that are there."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.compile(r"`(test_\w+)`")
+DEFINED = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
+
+
+def test_every_test_that_the_list_names_is_there() -> None:
+    listed = NAMED.findall((ROOT / "docs/faults_of_other_queues.md").read_text("utf-8"))
+    files = (ROOT / "tests").glob("*/test_*.py")
+    defined = {name for file in files for name in DEFINED.findall(file.read_text("utf-8"))}
+
+    assert listed
+    assert set(listed) - defined == set()
