@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lanes import lane_stacks, opened_lanes
 from tests.support.redis_twins import own_valkey
 from tests.support.rest import Rest
 from tests.support.stacks import BreakableStack
+from tests.support.sweep import Lane
 from tests.support.worker_processes import WorkerProcesses
 from workers.stack.valkey import Valkey
 
@@ -35,6 +37,19 @@ def shaken(valkey: Valkey, tmp_path: Path) -> Iterator[WorkerProcesses]:
     """Worker processes on `valkey`."""
     with WorkerProcesses(valkey.url(), tmp_path) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def stacks(prepared: Path) -> Iterator[list[BreakableStack]]:
+    with lane_stacks(prepared) as started:
+        yield started
+
+
+@pytest.fixture
+async def lanes(stacks: list[BreakableStack]) -> AsyncIterator[list[Lane]]:
+    """For sweeps: stacks without workers that share a model's server."""
+    async with opened_lanes(stacks) as opened:
+        yield opened
 
 
 _TABLES = pytest.StashKey[list[str]]()

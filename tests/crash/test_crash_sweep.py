@@ -5,11 +5,8 @@ The borders are those that an undisturbed run comes to, each with its number: no
 
 import asyncio
 import signal
-import traceback
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import httpx
@@ -18,19 +15,15 @@ import pytest
 from runs_domain.crash_at import POINTS
 from runs_domain.ids import AccountId
 from runs_domain.storage.identity import run_id_of
-from tests.support.model_server import listening_at
-from tests.support.nursery import nursery
+from tests.support.lanes import sweep
 from tests.support.rest import Rest, Run
 from tests.support.run_story import check_history
-from tests.support.stacks import BreakableStack, breakable_stack
+from tests.support.stacks import BreakableStack
 from tests.support.sweep import Border, Lane, borders_in
-from tests.support.swept_model import SweptModel
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]
 
-LANES = 3
-LEASE = "0.5"
 HALF_SAID = "chunk.after:17"
 """The model has said the first words of its second call, and the reader may have them."""
 TAKEOVER = ("append", "raise", "renew", "take")
@@ -38,28 +31,6 @@ TAKEOVER = ("append", "raise", "renew", "take")
 SOME = 8
 """Of the points that come with each frame and each event of a model, each eighth does; --long
 takes all."""
-
-Turn = Callable[[Lane, Border], Awaitable[str]]
-
-
-@pytest.fixture(scope="module")
-def stacks(prepared: Path) -> Iterator[list[BreakableStack]]:
-    """The API only has to believe in a gateway; workers are told where it is."""
-    settings = {"model_base_url": "http://127.0.0.1:9/v1", "lease_seconds": LEASE}
-    with ExitStack() as opened:
-        yield [opened.enter_context(breakable_stack(prepared, settings)) for _ in range(LANES)]
-
-
-@pytest.fixture
-async def lanes(stacks: list[BreakableStack]) -> AsyncIterator[list[Lane]]:
-    model = SweptModel()
-    async with AsyncExitStack() as opened:
-        await opened.enter_async_context(listening_at(model))
-        forking = await opened.enter_async_context(nursery())
-        rests = [Rest(stack.details["baseUrl"], stack.details["apiKey"]) for stack in stacks]
-        for rest in rests:
-            await opened.enter_async_context(rest)
-        yield [Lane(*one, model, forking) for one in zip(stacks, rests, strict=True)]
 
 
 async def undisturbed(lane: Lane) -> list[Border]:
@@ -114,25 +85,6 @@ async def killed_in_a_hand_over(lane: Lane, border: Border) -> str:
         return await lane.check(run)
 
 
-async def sweep(lanes: list[Lane], borders: Iterable[Border], turn: Turn) -> list[str]:
-    """A line for each border; all that fail are told together."""
-    left, table, failures = deque(enumerate(borders)), dict[int, str](), list[str]()
-
-    async def along(lane: Lane) -> None:
-        while left:
-            number, border = left.popleft()
-            try:
-                outcome = await turn(lane, border)
-            except Exception as error:  # noqa: BLE001 - told below, with the others
-                failures.append(f"{border.setting}: {''.join(traceback.format_exception(error))}")
-                return  # what is left in this lane may disturb the next run
-            table[number] = f"{border.setting:<19} {border.what:<40} {outcome}"
-
-    await asyncio.gather(*map(along, lanes))
-    assert not failures, "\n".join(failures)
-    return [table[number] for number in sorted(table)]
-
-
 async def test_invariant_1_2_3_4_5_7_a_worker_is_killed_at_any_border_of_a_run(
     lanes: list[Lane], show: Callable[[str], None], request: pytest.FixtureRequest
 ) -> None:
@@ -147,14 +99,20 @@ async def test_invariant_1_2_3_4_5_7_a_worker_is_killed_at_any_border_of_a_run(
         borders = [b for b in borders if b.nth % SOME == 1 or not b.is_counted_finely]
     table = [
         "A run of three model calls and three tool calls, its worker killed at",
-        *await sweep(lanes, borders, killed_at),
+        *rows(borders, await sweep(lanes, borders, killed_at)),
         "and taken over in the middle of a model call, the next worker killed at",
-        *await sweep(lanes, again, killed_in_a_takeover),
+        *rows(again, await sweep(lanes, again, killed_in_a_takeover)),
         "and handed over by a worker that was told to stop, and was killed at",
-        *await sweep(lanes, given_back, killed_in_a_hand_over),
+        *rows(given_back, await sweep(lanes, given_back, killed_in_a_hand_over)),
     ]
     show("\n".join(table))
-    assert len(table) == len(borders) + len(again) + len(given_back) + 3
+
+
+def rows(borders: Sequence[Border], outcomes: Sequence[str]) -> list[str]:
+    return [
+        f"{border.setting:<19} {border.what:<40} {outcome}"
+        for border, outcome in zip(borders, outcomes, strict=True)
+    ]
 
 
 @pytest.mark.settings(crash_at="send.before:1", sandbox="none")

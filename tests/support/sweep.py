@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from runs_domain.closing import OUTCOME_UNKNOWN
@@ -86,21 +87,36 @@ class Lane:
     async def worker(self, crash_at: str = "") -> ForkedWorker:
         self._started += 1
         log = self._stack.logs / f"forked-{self._started}.log"
-        environment = {
-            **self._stack.environment,
-            "RUNLEDGER_MODEL_BASE_URL": self.model.base_url,
-            "RUNLEDGER_CRASH_AT": crash_at,
-        }
+        environment = {**self.environment, "RUNLEDGER_CRASH_AT": crash_at}
         return await self._nursery.start(environment, log)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a worker."""
+        return {**self._stack.environment, "RUNLEDGER_MODEL_BASE_URL": self.model.base_url}
+
+    def new_place(self) -> Path:
+        """A directory for one worker."""
+        self._started += 1
+        place = self._stack.logs / f"worker-{self._started}"
+        place.mkdir()
+        return place
 
     async def lives_until_killed(self, swept: SweptRun, worker: ForkedWorker) -> None:
         """Wait until it has killed itself, and note what it did."""
         code = await worker.ended(timeout_seconds=TURN_SECONDS)
         assert code == -9, f"it was to be killed, and ended with {code}: {worker.logged()[-2000:]}"
-        await self._note(swept)
+        await self.note(swept)
 
     async def lives_to_the_end(self, swept: SweptRun, worker: ForkedWorker) -> None:
         """Wait until the run and its job are over, then end the worker."""
+        await self.comes_to_an_end(swept)
+        worker.kill()
+        await worker.ended()
+        await self.note(swept)
+
+    async def comes_to_an_end(self, swept: SweptRun) -> None:
+        """Wait until the run and its job are over."""
         await self.rest.ended(swept.run)
         redis = PipelinedRedis(self._stack.details["redisUrl"])
         try:
@@ -113,11 +129,9 @@ class Lane:
             await until(is_gone, timeout_seconds=TURN_SECONDS)
         finally:
             await redis.aclose()
-        worker.kill()
-        await worker.ended()
-        await self._note(swept)
 
-    async def _note(self, swept: SweptRun) -> None:
+    async def note(self, swept: SweptRun) -> None:
+        """What the worker that has just ended did for the run."""
         history = await self.rest.history(swept.run)
         finished = sum("finishReason" in e["data"] for e in history if is_message(e))
         asked = self.model.asked[swept.name]
