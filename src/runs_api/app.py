@@ -19,6 +19,7 @@ from runs_api.deps import DEPS, Deps
 from runs_api.errors import respond
 from runs_api.head_watch import HeadWatch
 from runs_api.json_body import BODY_BYTES_MAX
+from runs_api.metrics import Metrics
 from runs_api.observe import REQUEST_ID_HEADER, before_send
 from runs_api.sse import RUN_ID_HEADER, TAIL_INDEX_HEADER
 from runs_domain.errors import QueueUnavailable
@@ -29,6 +30,7 @@ from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.identity import SystemClock, uuid7
+from runs_domain.storage.job_stats import read_stats
 from runs_domain.storage.log_wakes import LogWakes
 from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.redis_chunks import RedisChunks
@@ -47,6 +49,7 @@ HANDLERS: Final[tuple[HTTPRouteHandler, ...]] = (
     stream.run_stream,
     ops.healthz,
     ops.readyz,
+    ops.metrics,
     ops.openapi,
     ops.docs,
 )
@@ -141,6 +144,7 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
         log = await opened.enter_async_context(
             open_log(settings.database_url, secrets, clock, on_commit=wakes.announce)
         )
+        ask_store = partial(lookups.fetch, "SELECT 1")
         background = Background()
         opened.push_async_callback(background.close)
         yield Deps(
@@ -154,8 +158,9 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
             new_id=uuid7,
             is_served=lambda model: is_served(model, settings),
             default_model=settings.default_model,
-            ask_store=partial(lookups.fetch, "SELECT 1"),
+            ask_store=ask_store,
             ask_queue=partial(_ping, redis),
+            metrics=Metrics(partial(read_stats, redis), ask_store, clock),
             background=background,
             draining=draining,
         )

@@ -10,6 +10,7 @@ from litestar.types import Scope
 
 from runs_api.background import Background
 from runs_api.head_watch import HeadWatch
+from runs_api.metrics import Metrics
 from runs_domain.credentials_port import CredentialStore
 from runs_domain.ports import CancelPush, ChunkStream, Clock, EventLog, JobQueue
 
@@ -35,6 +36,7 @@ class Deps:
     default_model: str
     ask_store: Probe
     ask_queue: Probe
+    metrics: Metrics
     background: Background
     draining: asyncio.Event
     """Set when the process is told to end; every open stream listens for it."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import HttpMethod, Request, Response, get, route
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from runs_api.about import Answer, about
 from runs_api.auth import PUBLIC
@@ -26,6 +27,17 @@ READY: Final = about(
     {
         200: Answer("It can", Health),
         503: Answer("It cannot: PostgreSQL does not answer", NotReady, ("Retry-After",)),
+    }
+)
+
+METRICS_TYPE: Final = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
+"""The framework adds the charset to every text."""
+METRICS: Final = about(
+    {
+        200: Answer(
+            "The job system and the parts, in Prometheus' text format",
+            texts={METRICS_TYPE.partition(";")[0]: "A sample a line"},
+        )
     }
 )
 
@@ -52,6 +64,13 @@ async def readyz(request: AnyRequest) -> Response[Health | NotReady]:
         error = NotReady(error=doubt.sentence, code=doubt.code, parts=parts)
         return Response(error, status_code=doubt.status, headers=dict(doubt.headers))
     return Response(Health(status="ok" if queue else "degraded", parts=parts))
+
+
+@get("/metrics", opt=PUBLIC | METRICS, media_type=METRICS_TYPE, summary="For Prometheus")
+async def metrics(request: AnyRequest) -> Response[bytes]:
+    """Answers whatever is away: then its samples are absent, and `runledger_up` says so."""
+    text = await deps_of(request.scope).metrics.text()
+    return Response(text, media_type=METRICS_TYPE)
 
 
 async def _answers(probe: Probe) -> bool:

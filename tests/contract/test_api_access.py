@@ -13,7 +13,7 @@ from tests.support.api import MEMBER, MEMBERS, MINE, ORG, ORGS, THEIRS, Api
 from tests.support.asgi import Answer, call
 from tests.support.driven import Driven
 
-PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
 PRIVATE = {
     ("POST", "/api/chat/runs"),
     ("GET", "/api/chat/runs/{run_id}"),

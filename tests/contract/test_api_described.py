@@ -153,6 +153,7 @@ async def of_probes(api: Api) -> AsyncIterator[Given]:
             api.chunks.down, api.log.down = chunks, log
             yield method, "/readyz", await call(api.app, method, "/readyz")
         api.chunks.down = api.log.down = False
+    yield "GET", "/metrics", await api.get("/metrics", {})
 
 
 def target(path: str, run: Driven) -> str:

@@ -14,13 +14,16 @@ from runs_api.app import create_app
 from runs_api.background import Background
 from runs_api.deps import DEPS, Deps
 from runs_api.head_watch import HeadWatch
+from runs_api.metrics import Metrics
 from runs_domain.credentials_port import AccountKind, Credential
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ids import AccountId, ChatId, KeyId, RunId, Version
 from runs_domain.keys import ServerSecrets
 from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Head, Job, JobKind, Recorded, Stored
 from runs_domain.settings import Secret, Settings
+from runs_domain.storage.fleet_counters import FLEET_COUNTERS
 from runs_domain.storage.identity import SystemClock, uuid7
+from runs_domain.storage.job_stats import JobStats
 from runs_domain.storage.memory import MemoryEventLog
 from runs_domain.storage.memory_chunks import MemoryChunks
 from runs_domain.storage.memory_jobs import MemoryCancelPush, MemoryJobs
@@ -177,6 +180,21 @@ class Clock(SystemClock):
         return super().monotonic_seconds() + self.ahead
 
 
+NO_JOBS = JobStats(
+    queued=0,
+    taken=0,
+    waiting=0,
+    delayed=0,
+    held=0,
+    oldest_queued_seconds=None,
+    slots=0,
+    accounts=0,
+    busiest=(),
+    workers=(),
+    counters=dict.fromkeys(FLEET_COUNTERS, 0),
+)
+
+
 @dataclass
 class Api:
     """`app` serves over `log`, `chunks`, `jobs`, `cancels` and `keys`."""
@@ -189,6 +207,8 @@ class Api:
     keys: Keys = field(default_factory=Keys)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     background: Background = field(default_factory=Background)
+    stats: JobStats = NO_JOBS
+    readings: int = 0
 
     def __post_init__(self) -> None:
         self.log = Log(ServerSecrets({1: SETTINGS.secret}, current=1), self.clock)
@@ -205,6 +225,7 @@ class Api:
             default_model=SETTINGS.default_model,
             ask_store=self._ask_store,
             ask_queue=self._ask_queue,
+            metrics=Metrics(self._read_stats, self._ask_store, self.clock),
             background=self.background,
             draining=self.draining,
         )
@@ -214,6 +235,11 @@ class Api:
     async def _ask_store(self) -> None:
         if self.log.down:
             raise StoreUnavailable("down")
+
+    async def _read_stats(self) -> JobStats:
+        await self._ask_queue()
+        self.readings += 1
+        return self.stats
 
     async def _ask_queue(self) -> None:
         if self.chunks.down:

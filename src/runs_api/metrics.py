@@ -1,0 +1,105 @@
+"""What `/metrics` tells a Prometheus server: the job system, and whether the parts answer.
+
+Every label has few values that are known beforehand; no account, run or worker is one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from runs_domain.errors import QueueUnavailable, StoreUnavailable
+from runs_domain.ports import Clock
+from runs_domain.storage.fleet_counters import FLEET_COUNTERS
+from runs_domain.storage.job_stats import JobStats
+
+KEPT_SECONDS: Final = 1.0
+"""However many ask, the parts are asked once in this time."""
+PART_SECONDS_MAX: Final = 2.0
+
+ReadStats = Callable[[], Awaitable[JobStats]]
+"""Raises QueueUnavailable."""
+AskStore = Callable[[], Awaitable[object]]
+"""Raises StoreUnavailable."""
+
+
+class Metrics:
+    def __init__(self, read_stats: ReadStats, ask_store: AskStore, clock: Clock) -> None:
+        self._read_stats = read_stats
+        self._ask_store = ask_store
+        self._clock = clock
+        self._text = b""
+        self._good_until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def text(self) -> bytes:
+        """Prometheus text. Never raises: what cannot be read is absent, and its part is down."""
+        async with self._asking:
+            if self._clock.monotonic_seconds() >= self._good_until:
+                stats, store = await asyncio.gather(self._stats(), self._store_answers())
+                registry = CollectorRegistry(auto_describe=False)
+                registry.register(_Reading(stats, store))
+                self._text = generate_latest(registry)
+                self._good_until = self._clock.monotonic_seconds() + KEPT_SECONDS
+            return self._text
+
+    async def _stats(self) -> JobStats | None:
+        try:
+            async with asyncio.timeout(PART_SECONDS_MAX):
+                return await self._read_stats()
+        except (QueueUnavailable, TimeoutError):
+            return None
+
+    async def _store_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(PART_SECONDS_MAX):
+                await self._ask_store()
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
+
+
+class _Reading(Collector):
+    def __init__(self, stats: JobStats | None, store: bool) -> None:
+        self._stats = stats
+        self._store = store
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("runledger_up", "1 = the part answers this API", labels=["part"])
+        up.add_metric(["postgres"], self._store)
+        up.add_metric(["redis"], self._stats is not None)
+        yield up
+        if self._stats is not None:
+            yield from _gauges(self._stats)
+            for name, count in self._stats.counters.items():
+                yield CounterMetricFamily(f"runledger_{name}", FLEET_COUNTERS[name], value=count)
+
+
+def _gauges(stats: JobStats) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("runledger_jobs", "Jobs by where they are", labels=["state"])
+    for state in ("queued", "taken", "waiting", "delayed", "held"):
+        jobs.add_metric([state], getattr(stats, state))
+    yield jobs
+    live = [one for one in stats.workers if one.silent_seconds is not None]
+    for name, what, value in (
+        (
+            "jobs_oldest_queued_seconds",
+            "How long the oldest job stands there that nobody has begun; 0 = there is none",
+            stats.oldest_queued_seconds or 0.0,
+        ),
+        (
+            "jobs_lease_age_seconds_max",
+            "Since the longest silent lease was renewed",
+            max((one.lease_age_seconds for one in stats.workers), default=0.0),
+        ),
+        ("jobs_accounts", "Accounts that have jobs", stats.accounts),
+        ("workers", "Workers that have spoken lately", len(live)),
+        ("worker_slots", "Slots of all live workers", stats.slots),
+        ("worker_slots_used", "Of them, those that run a job", sum(one.running for one in live)),
+    ):
+        yield GaugeMetricFamily(f"runledger_{name}", what, value=value)
