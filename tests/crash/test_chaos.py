@@ -79,6 +79,7 @@ async def chaos(
             seconds = time.monotonic() - began
             lines = await check_stories(rest, clients.accepted, kept)
             check_invariants(stack)
+            await struck.check_exits()
             assert aftermath.runs() == {one.run.run_id for one in clients.accepted}
             assert len(clients.accepted) == count
             failed = aftermath.failed()

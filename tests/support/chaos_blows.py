@@ -8,6 +8,7 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Final, Protocol
 
 import redis
@@ -42,7 +43,7 @@ class Blows:
         self._stopped: list[ForkedWorker] = []
         self._forked = 0
         self._locks = {part: asyncio.Lock() for part in ("redis", "postgres", "api")}
-        self._held: set[asyncio.Task[None]] = set()
+        self._held: list[asyncio.Task[None]] = []
 
     async def start_workers(self) -> None:
         for _ in range(WORKERS):
@@ -55,23 +56,20 @@ class Blows:
             self.struck.append(blow)
             self.counts[blow.what] += 1
             task = asyncio.create_task(self._strike(blow), name=blow.what)
-            self._held.add(task)
-            task.add_done_callback(self._ended)
+            self._held.append(task)
 
     async def heal(self) -> None:
         """Every blow's end, then all lines open and every worker awake."""
-        while self._held:
-            await asyncio.wait(self._held)
+        await asyncio.gather(*self._held)
         self._stack.links.heal()
-        for worker in self._workers:
-            worker.kill(signal.SIGCONT)
+
+    async def check_exits(self) -> None:
+        """Workers that were told to stop did, and said that all was well."""
         for worker in self._stopped:
             code = await worker.ended(timeout_seconds=END_SECONDS)
-            assert code == 0, f"a worker told to stop ended with {code}: {worker.logged()[-3000:]}"
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._held.discard(task)
-        task.result()
+            # Until it has said this it has nothing to give back, and may not know the signal.
+            began = "takes jobs" in worker.logged()
+            assert code == 0 or not began, f"it ended with {code}: {worker.logged()[-3000:]}"
 
     async def _strike(self, blow: Blow) -> None:
         if blow.what in LINK_BLOWS:
@@ -96,15 +94,15 @@ class Blows:
     async def _worker(self, blow: Blow, how: str) -> None:
         worker = self._workers[blow.which % len(self._workers)]
         if how == "asleep":
-            worker.kill(signal.SIGSTOP)
+            _signal(worker, signal.SIGSTOP)
             await pause(blow.hold_seconds)
-            worker.kill(signal.SIGCONT)
+            _signal(worker, signal.SIGCONT)
             return
         self._workers.remove(worker)
         if how == "killed":
-            worker.kill()
+            _signal(worker, signal.SIGKILL)
         else:
-            worker.kill(signal.SIGTERM)
+            _signal(worker, signal.SIGTERM)
             self._stopped.append(worker)
         await self._fork()
 
@@ -138,3 +136,8 @@ class Blows:
             await until(lambda: child.exit_code is not None, timeout_seconds=END_SECONDS)
             await pause(blow.hold_seconds)
             self._stack.api.start()
+
+
+def _signal(worker: ForkedWorker, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # another blow was faster
+        worker.kill(number)

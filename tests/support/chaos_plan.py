@@ -17,9 +17,9 @@ from tests.support.rest import ECHO, PLAYBOOK
 
 CANARY: Final = "canary-in-every-prompt"
 LOOK: Final = "cat effects"
-PAUSE_SECONDS: Final = (0.1, 1.0)
+PAUSE_SECONDS: Final = (0.1, 1.9)
 """Between two blows."""
-HOLD_SECONDS: Final = (0.2, 2.5)
+HOLD_SECONDS: Final = (0.2, 2.2)
 """How long a blow lasts: what it broke is put right then."""
 DELAY_MS: Final = (5, 60)
 WORKER_BLOWS: Final = {"worker killed": 5, "worker asleep": 4, "worker stopped": 4}
