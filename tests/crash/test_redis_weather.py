@@ -78,13 +78,15 @@ async def test_a_redis_that_refuses_all_writes(
     two_workers: tuple[Process, Process],
     weather: Any,
 ) -> None:
-    """A live run ends on the log alone; one that is posted meanwhile begins when it is over."""
+    """A live run ends on the log alone, and so do its readers; one that is posted meanwhile
+    begins when it is over."""
     live = await _speaking(client, 3)
     outlasting = await _speaking(client, 8)
-    with weather(broken.details["redisUrl"]):
-        waiting = await client.start("while Redis refuses")
-        await client.reached(live, "completed")
-        assert await client.status(waiting) == "queued"
+    async with client.watching(live) as watch:
+        with weather(broken.details["redisUrl"]):
+            waiting = await client.start("while Redis refuses")
+            await check_story(client, live, watch)
+            assert await client.status(waiting) == "queued"
 
     await _complete(client, live, outlasting)
     await _complete(client, waiting, resent=True)
