@@ -29,6 +29,7 @@ from runs_domain.settings import Settings
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
+from runs_domain.storage.dead_letters import PostgresDeadLetters
 from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.job_stats import read_stats
 from runs_domain.storage.log_wakes import LogWakes
@@ -144,7 +145,6 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
         log = await opened.enter_async_context(
             open_log(settings.database_url, secrets, clock, on_commit=wakes.announce)
         )
-        ask_store = partial(lookups.fetch, "SELECT 1")
         background = Background()
         opened.push_async_callback(background.close)
         yield Deps(
@@ -158,9 +158,11 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
             new_id=uuid7,
             is_served=lambda model: is_served(model, settings),
             default_model=settings.default_model,
-            ask_store=ask_store,
+            ask_store=partial(lookups.fetch, "SELECT 1"),
             ask_queue=partial(_ping, redis),
-            metrics=Metrics(partial(read_stats, redis), ask_store, clock),
+            metrics=Metrics(
+                partial(read_stats, redis), PostgresDeadLetters(lookups).count_open, clock
+            ),
             background=background,
             draining=draining,
         )

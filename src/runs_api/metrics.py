@@ -23,14 +23,14 @@ PART_SECONDS_MAX: Final = 2.0
 
 ReadStats = Callable[[], Awaitable[JobStats]]
 """Raises QueueUnavailable."""
-AskStore = Callable[[], Awaitable[object]]
-"""Raises StoreUnavailable."""
+CountLetters = Callable[[], Awaitable[int]]
+"""The open dead letters. Raises StoreUnavailable."""
 
 
 class Metrics:
-    def __init__(self, read_stats: ReadStats, ask_store: AskStore, clock: Clock) -> None:
+    def __init__(self, read_stats: ReadStats, count_letters: CountLetters, clock: Clock) -> None:
         self._read_stats = read_stats
-        self._ask_store = ask_store
+        self._count_letters = count_letters
         self._clock = clock
         self._text = b""
         self._good_until = 0.0
@@ -40,9 +40,9 @@ class Metrics:
         """Prometheus text. Never raises: what cannot be read is absent, and its part is down."""
         async with self._asking:
             if self._clock.monotonic_seconds() >= self._good_until:
-                stats, store = await asyncio.gather(self._stats(), self._store_answers())
+                stats, letters = await asyncio.gather(self._stats(), self._letters())
                 registry = CollectorRegistry(auto_describe=False)
-                registry.register(_Reading(stats, store))
+                registry.register(_Reading(stats, letters))
                 self._text = generate_latest(registry)
                 self._good_until = self._clock.monotonic_seconds() + KEPT_SECONDS
             return self._text
@@ -54,26 +54,29 @@ class Metrics:
         except (QueueUnavailable, TimeoutError):
             return None
 
-    async def _store_answers(self) -> bool:
+    async def _letters(self) -> int | None:
         try:
             async with asyncio.timeout(PART_SECONDS_MAX):
-                await self._ask_store()
+                return await self._count_letters()
         except (StoreUnavailable, TimeoutError):
-            return False
-        return True
+            return None
 
 
 class _Reading(Collector):
-    def __init__(self, stats: JobStats | None, store: bool) -> None:
+    def __init__(self, stats: JobStats | None, letters: int | None) -> None:
+        """None = the part does not answer."""
         self._stats = stats
-        self._store = store
+        self._letters = letters
 
     @override
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("runledger_up", "1 = the part answers this API", labels=["part"])
-        up.add_metric(["postgres"], self._store)
+        up.add_metric(["postgres"], self._letters is not None)
         up.add_metric(["redis"], self._stats is not None)
         yield up
+        if self._letters is not None:
+            what = "Dead letters that no operator has closed"
+            yield GaugeMetricFamily("runledger_dead_letters_open", what, value=self._letters)
         if self._stats is not None:
             yield from _gauges(self._stats)
             for name, count in self._stats.counters.items():

@@ -53,11 +53,12 @@ async def samples(api: Api) -> Samples:
 
 
 async def test_it_tells_where_jobs_are_and_what_workers_counted() -> None:
-    api = Api(stats=BUSY)
+    api = Api(stats=BUSY, open_letters=2)
 
     told = await samples(api)
 
     expected = {
+        ("runledger_dead_letters_open", ""): 2,
         ("runledger_up", "postgres"): 1,
         ("runledger_up", "redis"): 1,
         ("runledger_jobs", "queued"): 1,
@@ -89,6 +90,7 @@ async def test_without_redis_its_samples_are_absent_and_it_is_down() -> None:
     api.chunks.down = True
 
     assert await samples(api) == {
+        ("runledger_dead_letters_open", ""): 0,
         ("runledger_up", "postgres"): 1,
         ("runledger_up", "redis"): 0,
     }
@@ -101,6 +103,7 @@ async def test_without_postgres_it_still_answers() -> None:
     told = await samples(api)
 
     assert told["runledger_up", "postgres"] == 0
+    assert ("runledger_dead_letters_open", "") not in told
     assert told["runledger_jobs", "taken"] == 4
 
 

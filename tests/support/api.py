@@ -209,6 +209,7 @@ class Api:
     background: Background = field(default_factory=Background)
     stats: JobStats = NO_JOBS
     readings: int = 0
+    open_letters: int = 0
 
     def __post_init__(self) -> None:
         self.log = Log(ServerSecrets({1: SETTINGS.secret}, current=1), self.clock)
@@ -225,7 +226,7 @@ class Api:
             default_model=SETTINGS.default_model,
             ask_store=self._ask_store,
             ask_queue=self._ask_queue,
-            metrics=Metrics(self._read_stats, self._ask_store, self.clock),
+            metrics=Metrics(self._read_stats, self._count_letters, self.clock),
             background=self.background,
             draining=self.draining,
         )
@@ -235,6 +236,10 @@ class Api:
     async def _ask_store(self) -> None:
         if self.log.down:
             raise StoreUnavailable("down")
+
+    async def _count_letters(self) -> int:
+        await self._ask_store()
+        return self.open_letters
 
     async def _read_stats(self) -> JobStats:
         await self._ask_queue()
