@@ -1,4 +1,5 @@
-"""What can happen to a Redis: it is full, a replica, replaced by an empty one, or hangs."""
+"""What can happen to a Redis: it is full, a replica, replaced by an empty one. And to any server: it
+hangs."""
 
 import os
 import shutil
