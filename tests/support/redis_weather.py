@@ -1,5 +1,7 @@
-"""What can happen to a Redis: it is full, a replica, replaced by an empty one. And to any server: it
-hangs."""
+"""What can happen to a Redis: it is full, a replica, replaced by an empty one.
+
+And to any server: it hangs.
+"""
 
 import os
 import shutil
