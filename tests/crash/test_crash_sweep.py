@@ -15,14 +15,14 @@ import pytest
 from runs_domain.crash_at import POINTS
 from runs_domain.ids import AccountId
 from runs_domain.storage.identity import run_id_of
-from tests.support.lanes import sweep
+from tests.support.lanes import check_logs, sweep
 from tests.support.rest import Rest, Run
 from tests.support.run_story import check_history
 from tests.support.stacks import BreakableStack
 from tests.support.sweep import Border, Lane, borders_in
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 HALF_SAID = "chunk.after:17"
 """The model has said the first words of its second call, and the reader may have them."""
@@ -106,6 +106,7 @@ async def test_invariant_1_2_3_4_5_7_a_worker_is_killed_at_any_border_of_a_run(
         *rows(given_back, await sweep(lanes, given_back, killed_in_a_hand_over)),
     ]
     show("\n".join(table))
+    await check_logs(lanes)
 
 
 def rows(borders: Sequence[Border], outcomes: Sequence[str]) -> list[str]:

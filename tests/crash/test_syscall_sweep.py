@@ -9,7 +9,7 @@ from itertools import groupby
 
 import pytest
 
-from tests.support.lanes import sweep
+from tests.support.lanes import check_logs, sweep
 from tests.support.sweep import Lane
 from tests.support.traced import STRACE, traced_worker
 
@@ -58,3 +58,4 @@ async def test_invariant_1_2_3_4_5_7_a_worker_is_killed_at_every_send_of_a_run(
         last = f"-{others[-1][0]}" if others else ""
         table.append(f"{first}{last}".ljust(9) + outcome)
     show("\n".join(table))
+    await check_logs(lanes)

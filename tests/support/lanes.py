@@ -60,3 +60,7 @@ async def sweep(
     await asyncio.gather(*map(along, lanes))
     assert not failures, "\n".join(failures)
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+async def check_logs(lanes: Sequence[Lane]) -> None:
+    await asyncio.gather(*(lane.check_log() for lane in lanes))

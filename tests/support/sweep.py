@@ -3,6 +3,7 @@
 A lane is a stack of its own in which one run is driven at a time; lanes go side by side.
 """
 
+import asyncio
 import re
 import secrets
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from runs_domain.closing import OUTCOME_UNKNOWN
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
+from tests.support.chaos_report import Aftermath, check_invariants
 from tests.support.nursery import ForkedWorker, Nursery
 from tests.support.rest import Rest, Run, tag_of
 from tests.support.run_key import key_is_good
@@ -140,6 +142,11 @@ class Lane:
         before = swept.lives[-1].finished if swept.lives else 0
         swept.lives.append(Life(before, finished, asked_here))
 
+    async def check_log(self) -> None:
+        """All invariants over all that the lane's runs have left."""
+        await until(Aftermath(self._stack).is_at_rest, timeout_seconds=TURN_SECONDS)
+        await asyncio.to_thread(check_invariants, self._stack)
+
     async def check(self, swept: SweptRun) -> str:
         """Everything that must hold of the run, which has ended; a line about how it went."""
         reader = await check_story(self.rest, swept.run, swept.watch)
@@ -150,8 +157,9 @@ class Lane:
         calls = started_calls(reader.message["parts"], started)
         effects = self.model.effects[swept.name]
         check_effects(calls, effects)
-        assert not await key_is_good(self._stack.details, swept.run)
-        assert not self._stack.workspace_of(swept.run.session_id).parent.exists()
+        assert not await key_is_good(self._stack.details, swept.run), "the run's key is alive"
+        workspace = self._stack.workspace_of(swept.run.session_id)
+        assert not workspace.parent.exists(), "the run's sandbox is still there"
         asked = [sum(life.asked[step] for life in swept.lives) for step in range(STEPS)]
         return (
             f"completed by {len(swept.lives)} workers; asked {' '.join(map(str, asked))};"
