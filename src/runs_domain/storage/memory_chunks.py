@@ -13,7 +13,6 @@ from runs_domain.ids import Attempt, RunId
 from runs_domain.ports import ChunkStream, ChunkTail, Fence
 from runs_domain.storage.waking import Signal
 
-
 NO_FENCE: Final = Fence(Attempt(0), "")
 
 
