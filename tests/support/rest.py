@@ -72,7 +72,8 @@ class Rest:
         try:
             yield watch
         finally:
-            task.cancel()
+            if not watch.done:  # else the server closes; a cancel there would leak the connection
+                task.cancel()
             await asyncio.wait({task})
 
     async def replay(self, run: Run, *, start_index: int = 0) -> list[bytes]:
