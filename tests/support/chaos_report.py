@@ -80,17 +80,22 @@ async def doubled_effects(rest: Rest, accepted: Accepted, kept: Path) -> tuple[i
     calls = parts_of((await rest.messages(accepted.run))[-1], "tool-bash")
     seen = _kept(kept, accepted)
     for call in calls:
-        if call["input"]["command"] == LOOK and call["state"] == "output-available":
+        if _command(call) == LOOK and call["state"] == "output-available":
             seen = seen or Counter(call["output"]["stdout"].split())
     if seen is None:
         return 0, []
     wrong = [f"{line} {count} times" for line, count in seen.items() if count > 1]
     for call in calls:
-        words = call["input"]["command"].partition("echo ")[2].split()
+        words = _command(call).partition("echo ")[2].split()
         done = call["state"] == "output-available" and call["output"]["exitCode"] == 0
         if words and done and seen[words[0]] != 1:
             wrong.append(f"{words[0]} {seen[words[0]]} times, and it has a result")
     return sum(seen.values()), wrong
+
+
+def _command(call: dict[str, Any]) -> str:
+    """Empty for a call that was cut short before its input was whole."""
+    return str(call["input"].get("command", ""))
 
 
 def _kept(kept: Path, accepted: Accepted) -> Counter[str] | None:
