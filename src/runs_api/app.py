@@ -23,21 +23,18 @@ from runs_api.metrics import Metrics
 from runs_api.observe import REQUEST_ID_HEADER, before_send
 from runs_api.sse import RUN_ID_HEADER, TAIL_INDEX_HEADER
 from runs_domain.errors import QueueUnavailable
-from runs_domain.keys import secrets_of
 from runs_domain.model_ids import is_served
 from runs_domain.settings import Settings
+from runs_domain.storage.backing import backing
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.dead_letters import PostgresDeadLetters
-from runs_domain.storage.identity import SystemClock, uuid7
+from runs_domain.storage.identity import uuid7
 from runs_domain.storage.job_stats import read_stats
-from runs_domain.storage.log_wakes import LogWakes
-from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
-from runs_domain.storage.redis_pubsub import RedisPubSub
 from runs_domain.storage.redis_push import RedisCancelPush
 
 HANDLERS: Final[tuple[HTTPRouteHandler, ...]] = (
@@ -132,28 +129,20 @@ def _cors(settings: Settings) -> CORSConfig | None:
 @asynccontextmanager
 async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterator[Deps]:
     """Works while PostgreSQL or Redis are away: what needs them is refused until they are back."""
-    clock, secrets = SystemClock(), secrets_of(settings)
     async with AsyncExitStack() as opened:
-        redis = PipelinedRedis(settings.redis_url.reveal())
-        opened.push_async_callback(redis.aclose)
-        pubsub = RedisPubSub(redis)
-        opened.push_async_callback(pubsub.close)
+        base = await opened.enter_async_context(backing(settings))
+        redis, log, clock = base.redis, base.log, base.clock
         lookups = ReconnectingConnection(settings.database_url, name="runledger key look-ups")
         opened.push_async_callback(lookups.close)
-        wakes = LogWakes(redis)
-        await opened.enter_async_context(wakes.announcing())
-        log = await opened.enter_async_context(
-            open_log(settings.database_url, secrets, clock, on_commit=wakes.announce)
-        )
         background = Background()
         opened.push_async_callback(background.close)
         yield Deps(
             log=log,
             heads=HeadWatch(log, clock),
-            chunks=RedisChunks(redis, pubsub),
+            chunks=RedisChunks(redis, base.pubsub),
             jobs=CrashPoints(settings.crash_at).jobs(RedisJobs(redis)),
             cancels=RedisCancelPush(redis),
-            credentials=Credentials(lookups, secrets, settings.key_prefix),
+            credentials=Credentials(lookups, base.secrets, settings.key_prefix),
             clock=clock,
             new_id=uuid7,
             is_served=lambda model: is_served(model, settings),

@@ -9,21 +9,19 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from runs_domain.errors import SandboxUnavailable
-from runs_domain.keys import DerivedKeyIssuer, secrets_of
+from runs_domain.keys import DerivedKeyIssuer
 from runs_domain.ports import Job
 from runs_domain.sandbox_port import SandboxProvider
 from runs_domain.settings import Settings
+from runs_domain.storage.backing import Backing, backing
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.dead_letters import PostgresDeadLetters
-from runs_domain.storage.identity import SystemClock, uuid7
-from runs_domain.storage.log_wakes import LogWakes, woken
-from runs_domain.storage.postgres_log import open_log
+from runs_domain.storage.identity import uuid7
+from runs_domain.storage.log_wakes import woken
 from runs_domain.storage.redis_chunks import RedisChunks
-from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
-from runs_domain.storage.redis_pubsub import RedisPubSub
 from runs_domain.storage.redis_push import CancelPushes
 from workers import notify
 from workers.adapters.model_registry import models_of
@@ -59,52 +57,26 @@ async def run_worker(settings: Settings) -> None:
 
 
 async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWorker, CancelWatch]:
-    clock, secrets = SystemClock(), secrets_of(settings)
     points = WorkerCrashPoints(CrashPoints(settings.crash_at))
     sandboxes = await _sandboxes(settings)
     opened.push_async_callback(sandboxes.close)
-    redis = PipelinedRedis(settings.redis_url.reveal())
-    opened.push_async_callback(redis.aclose)
-    pubsub = RedisPubSub(redis)
-    opened.push_async_callback(pubsub.close)
-    leases = ReconnectingConnection(settings.database_url, name="runledger key leases")
-    opened.push_async_callback(leases.close)
-    wakes = LogWakes(redis)
-    await opened.enter_async_context(wakes.announcing())
-    log = await opened.enter_async_context(
-        open_log(settings.database_url, secrets, clock, on_commit=wakes.announce)
-    )
-    models = models_of(settings, clock)
-    opened.push_async_callback(models.close)
+    base = await opened.enter_async_context(backing(settings))
     letters = ReconnectingConnection(settings.database_url, name="runledger dead letters")
     opened.push_async_callback(letters.close)
     burials = Burials(points.dead_letters(PostgresDeadLetters(letters)))
-    pushes = CancelPushes(pubsub)
+    pushes = CancelPushes(base.pubsub)
     await opened.enter_async_context(pushes.listening())
-    watch = CancelWatch(log, pushes, clock)
-    driver = Driver(
-        log=points.log(log),
-        chunks=points.chunks(RedisChunks(redis, pubsub)),
-        model=points.model(models),
-        sandboxes=points.sandboxes(sandboxes),
-        tools=points.tools(default_tools()),
-        keys=RunKeys(
-            DerivedKeyIssuer(secrets, settings.key_prefix),
-            points.key_leases(Credentials(leases, secrets, settings.key_prefix)),
-            clock,
-            secret_version=settings.secret_version,
-            ttl_seconds=settings.key_ttl_seconds,
-        ),
-        watch=watch,
-        clock=clock,
-        tool_timeout_seconds=settings.tool_timeout_seconds,
-        worker_id=worker_id(),
+    watch = CancelWatch(base.log, pushes, base.clock)
+    driver = _driver(
+        settings,
+        opened,
+        base,
+        points=points,
+        sandboxes=sandboxes,
         burials=burials,
-        retry_limits=RetryLimits(
-            retries_max=settings.model_retries_max,
-            seconds_max=settings.model_retry_seconds_max,
-        ),
+        watch=watch,
     )
+    reconciler = Reconciler(base.log, RedisJobs(base.redis))
 
     async def run(_ctx: dict[Any, Any], job: Job, delivery: Delivery) -> bool:
         return await driver.drive(
@@ -114,7 +86,6 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
             last_error=delivery.last_error,
         )
 
-    reconciler = Reconciler(log, RedisJobs(redis))
     worker = StreamWorker(
         settings.redis_url.reveal(),
         {"run": burials.guarded(run)},
@@ -133,6 +104,45 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
         wrap=points.deliveries,
     )
     return worker, watch
+
+
+def _driver(
+    settings: Settings,
+    opened: AsyncExitStack,
+    base: Backing,
+    *,
+    points: WorkerCrashPoints,
+    sandboxes: SandboxProvider,
+    burials: Burials,
+    watch: CancelWatch,
+) -> Driver:
+    leases = ReconnectingConnection(settings.database_url, name="runledger key leases")
+    opened.push_async_callback(leases.close)
+    models = models_of(settings, base.clock)
+    opened.push_async_callback(models.close)
+    return Driver(
+        log=points.log(base.log),
+        chunks=points.chunks(RedisChunks(base.redis, base.pubsub)),
+        model=points.model(models),
+        sandboxes=points.sandboxes(sandboxes),
+        tools=points.tools(default_tools()),
+        keys=RunKeys(
+            DerivedKeyIssuer(base.secrets, settings.key_prefix),
+            points.key_leases(Credentials(leases, base.secrets, settings.key_prefix)),
+            base.clock,
+            secret_version=settings.secret_version,
+            ttl_seconds=settings.key_ttl_seconds,
+        ),
+        watch=watch,
+        clock=base.clock,
+        tool_timeout_seconds=settings.tool_timeout_seconds,
+        worker_id=worker_id(),
+        burials=burials,
+        retry_limits=RetryLimits(
+            retries_max=settings.model_retries_max,
+            seconds_max=settings.model_retry_seconds_max,
+        ),
+    )
 
 
 def worker_id() -> str:
@@ -163,19 +173,14 @@ async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is
 
 async def run_projector(settings: Settings) -> None:
     """Until SIGTERM or SIGINT."""
-    clock, secrets = SystemClock(), secrets_of(settings)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with AsyncExitStack() as opened:
-        redis = PipelinedRedis(settings.redis_url.reveal())
-        opened.push_async_callback(redis.aclose)
-        pubsub = RedisPubSub(redis)
-        opened.push_async_callback(pubsub.close)
-        log = await opened.enter_async_context(open_log(settings.database_url, secrets, clock))
-        wait = await opened.enter_async_context(woken(pubsub))
-        projections = all_projections(settings.database_url, log.data_keys)
-        working = asyncio.ensure_future(project(projections, clock, wait))
+        base = await opened.enter_async_context(backing(settings))
+        wait = await opened.enter_async_context(woken(base.pubsub))
+        projections = all_projections(settings.database_url, base.log.data_keys)
+        working = asyncio.ensure_future(project(projections, base.clock, wait))
         notify.ready(os.environ)
         ended, _ = await asyncio.wait(
             {working, asyncio.ensure_future(stopped.wait())}, return_when=asyncio.FIRST_COMPLETED
