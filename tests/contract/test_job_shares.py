@@ -186,6 +186,76 @@ async def test_a_job_given_back_comes_before_those_that_wait(fleet: Fleet) -> No
     assert await fleet.take(1) == ["a000"]
 
 
+async def _second_four_of_forty(fleet: Fleet) -> list[str]:
+    """Running jobs that came into the stream after all the others had been sent."""
+    await fleet.has_slots(4)
+    await fleet.send(BUSY, *ids("a", 40))
+    for one in await fleet.take(4):
+        await fleet.finish(one)
+    return await fleet.take(4)
+
+
+async def _order(fleet: Fleet) -> list[str]:
+    order = []
+    while running := await fleet.take(1):
+        order += running
+        await fleet.finish(*running)
+    return order
+
+
+async def test_a_begun_job_that_is_handed_over_comes_before_its_accounts_backlog(
+    fleet: Fleet,
+) -> None:
+    begun = await _second_four_of_forty(fleet)
+    await fleet.send(OTHER, *ids("b", 10))
+    await fleet.give_back(begun[0], whose=BUSY)
+    for one in begun[1:]:
+        await fleet.finish(one)
+
+    order = [one for one in await _order(fleet) if one.startswith("a")]
+    assert order == [begun[0], *ids("a", 40)[8:]]
+
+
+async def test_a_begun_job_that_paused_comes_before_its_accounts_backlog(fleet: Fleet) -> None:
+    """A moment without PostgreSQL put running runs behind all that their account had queued."""
+    begun = await _second_four_of_forty(fleet)
+    for one in begun:
+        await fleet.give_back(one, whose=BUSY, delay_ms=60_000)
+    began_meanwhile = await fleet.take(4)
+    for one in begun:
+        await fleet.redis.zadd(names.JOB_LATER, {f"run:{one}": 1})
+    await fleet.sweep()
+    for one in began_meanwhile:
+        await fleet.finish(one)
+
+    assert await _order(fleet) == [*begun, *ids("a", 40)[12:]]
+
+
+async def test_a_dead_workers_jobs_come_before_their_accounts_backlog(fleet: Fleet) -> None:
+    begun = await _second_four_of_forty(fleet)
+    await fleet.send(OTHER, *ids("b", 10))
+    for one in begun:
+        await fleet.lose(one)
+    await fleet.deliveries("one").tell(9, {}, slots=None)
+    await fleet.has_slots(2, "two")
+    order = []
+    while running := await fleet.take(1, "two"):
+        order += running
+        await fleet.finish(*running, consumer="two")
+
+    assert set([one for one in order if one.startswith("a")][:4]) == set(begun)
+
+
+async def test_a_job_that_is_sent_again_comes_before_its_accounts_backlog(fleet: Fleet) -> None:
+    """The reconciler sends what was there before: a run may have been begun."""
+    await fleet.has_slots(1)
+    await fleet.send(BUSY, *ids("a", 5))
+    again = Job(kind="run", id="lost", account_id=account(BUSY), cause="resent")
+    await fleet.jobs.send(again)
+
+    assert await _order(fleet) == ["a000", "lost", *ids("a", 5)[1:]]
+
+
 async def test_a_job_that_pauses_leaves_its_place_to_others(fleet: Fleet) -> None:
     await fleet.has_slots(1)
     await fleet.send(BUSY, "a", "b")

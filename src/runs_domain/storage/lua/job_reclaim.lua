@@ -11,7 +11,8 @@ local function move_due()
     local place, account = place_of(key)
     if place == 'later' or (place and string.match(place, '^held:')) then
       take_out(key, place, account)
-      if data then enter(cjson.decode(data), rank_now()) end
+      local job = data and cjson.decode(data)
+      if job then enter(job, job.rank or rank_now()) end
     else
       redis.call('ZREM', LATER, key) -- a job of that name is elsewhere, or the index is lost
     end

@@ -36,6 +36,7 @@ for i = 4, #ARGV, 2 do
   elseif not owner and outlived_a_wipe(ticket) and untaken(place) then
     if redis.call('EXISTS', EPOCH) == 0 then open_group() end
     if place then take_out(key, place, account) end
+    job.rank = rank_of(ticket)
     add_later(job, now + lease_ms, held)
   else
     lost[#lost + 1] = ticket

@@ -8,6 +8,7 @@ local ours, account = release(ARGV[2], ARGV[3], job.kind .. ':' .. job.id)
 if not ours then return 0 end
 local delay_ms = tonumber(ARGV[9])
 if delay_ms > 0 then
+  job.rank = rank_of(ARGV[3]) -- a pause costs it no place
   add_later(job, now_ms() + delay_ms, 'later')
   promote(account)
 elseif admits(job.account) then

@@ -12,6 +12,7 @@ end
 if delay_ms > 0 then
   add_later(job, now_ms() + delay_ms, 'later')
 else
-  enter(job, rank_now())
+  -- What is sent again was sent before whatever comes now, and may have been begun.
+  enter(job, job.cause == 'fresh' and rank_now() or front_rank(now_us()))
 end
 return 1

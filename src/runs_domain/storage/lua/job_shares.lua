@@ -36,17 +36,32 @@ local function first_waiting(account)
   return redis.call('ZRANGEBYLEX', WAITING, from, to, 'LIMIT', 0, 1)[1]
 end
 
--- The order of waiting jobs: microseconds, of now or of when an entry came into the stream.
+-- The order of waiting jobs: microseconds, of when a job was sent. One that has had its turn, and
+-- may have been begun, comes before all that have not, however long those have waited: its rank is
+-- of when its entry came into the stream, FRONT_US ago.
+local FRONT_US = 1e15 -- some 31 years
+
 local function rank_now()
   return string.format('%016.0f', now_us())
 end
 
+local function front_rank(us)
+  return string.format('%016.0f', us - FRONT_US)
+end
+
 local function rank_of(ticket)
   local ms, seq = string.match(ticket, '^(%d+)%-(%d+)$')
-  return string.format('%016.0f', tonumber(ms) * 1000 + math.min(tonumber(seq), 999))
+  return front_rank(tonumber(ms) * 1000 + math.min(tonumber(seq), 999))
 end
 
 local RANK_FIRST = string.rep('0', 16)
+
+-- Since when a job of that rank has stood there; nil if the rank does not tell.
+local function since_us_of(rank)
+  if rank == RANK_FIRST then return nil end
+  local us = tonumber(rank)
+  return us < now_us() - FRONT_US / 2 and us + FRONT_US or us
+end
 
 local function add_waiting(job, rank)
   local key = job.kind .. ':' .. job.id
@@ -129,7 +144,7 @@ local function has_too_much(account)
   return is_crowded() and share_of(account) > limit_now()
 end
 
--- Out of the stream, to wait at the place that its age gives it.
+-- Out of the stream, to be the next of its account, beside others that were.
 local function stand_back(ticket, job)
   redis.call('XACK', STREAM, GROUP, ticket)
   redis.call('XDEL', STREAM, ticket)

@@ -34,8 +34,8 @@ local function add_account(account)
   local waiting = redis.call('ZLEXCOUNT', WAITING, from, to)
   local first = first_waiting(account)
   if first then
-    local since_us = tonumber(string.match(first, '^.-:(%d+):'))
-    if since_us > 0 then oldest = math.max(oldest, now - math.floor(since_us / 1000)) end
+    local since_us = since_us_of(string.match(first, '^.-:(%d+):'))
+    if since_us then oldest = math.max(oldest, now - math.floor(since_us / 1000)) end
   end
   for _, word in ipairs({account, share_of(account), waiting}) do accounts[#accounts + 1] = word end
 end
