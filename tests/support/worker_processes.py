@@ -108,13 +108,13 @@ class WorkerProcesses:
 
         until_sync(empty, timeout_seconds=WAIT_SECONDS)
 
-    def leases_pass(self, count: float, *, lease_seconds: float = LEASE_SECONDS) -> None:
-        """By the server's clock, which leases are counted in."""
-        seconds = count * lease_seconds
-        end = self._server_seconds() + seconds
-        until_sync(lambda: self._server_seconds() > end, timeout_seconds=seconds + WAIT_SECONDS)
+    def leases_pass(self, count: float) -> None:
+        seconds = count * LEASE_SECONDS
+        end = self.server_seconds() + seconds
+        until_sync(lambda: self.server_seconds() > end, timeout_seconds=seconds + WAIT_SECONDS)
 
-    def _server_seconds(self) -> float:
+    def server_seconds(self) -> float:
+        """The clock that leases and delays are counted by."""
         whole, millionths = self.redis.time()
         return whole + millionths / 1e6
 

@@ -25,7 +25,8 @@ from workers.agent import model_step
 from workers.agent.tools import run_tool
 from workers.agent.tools.tool import ToolContext
 
-SHORT_SECONDS = 0.02
+SHORT_SECONDS = 0.1
+"""Enough for whatever does not hang, on a busy machine too."""
 END = ["completed", "key_revoked", "sandbox_released"]
 PLAYBOOK = "scripted/playbook"
 NOTE = json.dumps({"calls": [{"tools": [{"name": "note", "input": {"text": "a"}}]}, {}]})
