@@ -1,8 +1,5 @@
 """Workers that are killed while they give a run up."""
 
-import subprocess
-import sys
-from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -17,14 +14,12 @@ from runs_domain.ports import Context
 from runs_domain.settings import load
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import open_log
+from tests.support.operators import run_script
 from tests.support.rest import SPEAK, Rest, Run, parts_of
 from tests.support.run_story import check_story
 from tests.support.stacks import KILL_SECONDS, BreakableStack
 
 pytestmark = pytest.mark.crash
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "dead_letters.py"
-SCRIPT_SECONDS_MAX = 30
 
 
 def letters_in(broken: BreakableStack) -> list[tuple[str, int, str]]:
@@ -100,13 +95,6 @@ async def test_an_operator_retries_a_dead_run_and_its_chat_goes_on(
 
 
 def dead_letters(broken: BreakableStack, *arguments: str) -> str:
-    done = subprocess.run(  # noqa: S603 - our own argv
-        [sys.executable, str(SCRIPT), *arguments],
-        env=broken.details["env"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SCRIPT_SECONDS_MAX,
-    )
+    done = run_script("dead_letters.py", *arguments, env=broken.details["env"])
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -28,13 +26,12 @@ from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
+from tests.support.operators import run_script
 from tests.support.servers import Database
 from tests.support.views import are_caught_up
 from tests.support.waiting import until
 from workers.projector import all_projections, project
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "check_invariants.py"
-SECONDS_MAX = 30
 CLOCK = SystemClock()
 CANARY = "canary-of-the-tests äö"
 
@@ -77,14 +74,7 @@ def check(database: Database, redis_url: str) -> Callable[..., tuple[int, str]]:
     }
 
     def run(*arguments: str, **changes: str) -> tuple[int, str]:
-        done = subprocess.run(  # noqa: S603 - our own argv
-            [sys.executable, str(SCRIPT), *arguments],
-            env=environment | changes,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS_MAX,
-        )
+        done = run_script("check_invariants.py", *arguments, env=environment | changes)
         return done.returncode, done.stdout + done.stderr
 
     return run

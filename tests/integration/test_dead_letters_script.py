@@ -2,12 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -25,11 +21,10 @@ from runs_domain.storage.identity import SystemClock, new_run_id
 from runs_domain.storage.postgres_log import open_log
 from tests.support.builders import user_message
 from tests.support.log_streams import Run
+from tests.support.operators import run_script
 from tests.support.servers import Database
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "dead_letters.py"
 SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
-SECONDS_MAX = 30
 CANARY = "a canary among the words"
 
 
@@ -49,14 +44,7 @@ def dead_letters(database: Database, redis_url: str) -> Callable[..., Done]:
     }
 
     def run(*arguments: object, code: int = 0) -> Done:
-        done = subprocess.run(  # noqa: S603 - our own argv
-            [sys.executable, str(SCRIPT), *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS_MAX,
-        )
+        done = run_script("dead_letters.py", *map(str, arguments), env=environment)
         assert done.returncode == code, done.stderr
         return Done(done.stdout, done.stderr)
 
@@ -185,13 +173,6 @@ async def test_a_run_that_no_release_can_read_is_shown_all_the_same(
 
 
 def test_without_settings_nothing_is_begun() -> None:
-    done: Any = subprocess.run(  # noqa: S603 - our own argv
-        [sys.executable, str(SCRIPT), "list"],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS_MAX,
-    )
+    done = run_script("dead_letters.py", "list", env={"PATH": os.environ["PATH"]})
     assert done.returncode == 2
     assert "RUNLEDGER_DATABASE_URL" in done.stderr

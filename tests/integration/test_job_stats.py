@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import redis as blocking
@@ -20,9 +19,9 @@ from runs_domain.storage.job_stats import (
 from runs_domain.storage.redis_client import PipelinedRedis
 from tests.support.desk import Desk, working
 from tests.support.job_fleet import Fleet, account
+from tests.support.operators import SCRIPTS, run_script
 from tests.support.waiting import until
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "jobs.py"
 SECONDS_MAX = 30
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -33,22 +32,18 @@ async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
         yield Fleet(redis)
 
 
-def run(redis_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
+def environment(redis_url: str) -> dict[str, str]:
+    return {
         "PATH": os.environ["PATH"],
         "COLUMNS": "200",
         "RUNLEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
         "RUNLEDGER_REDIS_URL": redis_url,
         "RUNLEDGER_SECRET": "a server secret of the tests, 32 bytes or more",
     }
-    return subprocess.run(  # noqa: S603 - our own argv
-        [sys.executable, str(SCRIPT), *arguments],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_MAX,
-    )
+
+
+def run(redis_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return run_script("jobs.py", *arguments, env=environment(redis_url))
 
 
 async def test_an_empty_redis_reads_as_nothing(fleet: Fleet) -> None:
@@ -171,15 +166,9 @@ async def test_the_script_prints_it_for_people_and_for_machines(
 
 
 async def test_the_script_goes_on_until_it_is_told_to_stop(redis_url: str) -> None:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
-        "RUNLEDGER_REDIS_URL": redis_url,
-        "RUNLEDGER_SECRET": "a server secret of the tests, 32 bytes or more",
-    }
-    command = [sys.executable, str(SCRIPT), "--json", "--watch"]
+    command = [sys.executable, str(SCRIPTS / "jobs.py"), "--json", "--watch"]
     with subprocess.Popen(  # noqa: ASYNC220, S603 - our own argv
-        command, env=environment, stdout=subprocess.PIPE, text=True
+        command, env=environment(redis_url), stdout=subprocess.PIPE, text=True
     ) as script:
         assert script.stdout is not None
         readings = [json.loads(script.stdout.readline()) for _ in range(2)]

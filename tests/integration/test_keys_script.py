@@ -1,9 +1,6 @@
 """`scripts/keys.py`: from an empty database to a key that the API takes."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 from uuid import uuid5
 
@@ -14,10 +11,9 @@ from runs_domain.settings import Secret
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.credentials import Credentials
 from tests.support.builders import ACCOUNT
+from tests.support.operators import run_script
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "keys.py"
 SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
-SECONDS_MAX = 30
 
 
 @pytest.fixture
@@ -31,14 +27,7 @@ def keys(database: Any, redis_url: str) -> Any:
     }
 
     def run(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(  # noqa: S603 - our own argv
-            [sys.executable, str(SCRIPT), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS_MAX,
-        )
+        done = run_script("keys.py", *arguments, env=environment)
         assert done.returncode == code, done.stderr
         return done.stdout.strip() or done.stderr.strip()
 
