@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 SWEEPS_PER_LEASE: Final = 8
 """How soon after its end a dead worker's lease is noticed: an eighth of it."""
 SWEEP_SECONDS_MAX: Final = 0.5
+SWEEP_GAP_SECONDS: Final = 0.05
+"""At least, between two sweeps of the whole fleet: one costs Redis a few milliseconds."""
 TICK_SECONDS: Final = 0.5
 """Between two looks at what cron and health have to do."""
 TELL_SECONDS: Final = 2.0
@@ -104,6 +106,7 @@ class StreamWorker(Worker):
                 reader_lane(redis_url, wait_seconds=self._sweep_seconds),
                 self.consumer,
                 lease_seconds=lease_seconds,
+                sweep_gap_seconds=SWEEP_GAP_SECONDS,
             )
         )
         self._leases = LeaseKeeper(
@@ -373,7 +376,7 @@ class StreamWorker(Worker):
         if now >= self._next_forget:
             self._next_forget = now + FORGET_SECONDS
             await self._deliveries.forget_dead_consumers()
-            if wrong := await self._deliveries.heal():
+            if await self._deliveries.has_duty("heal") and (wrong := await self._deliveries.heal()):
                 logger.warning("%d job records disagreed with each other and were put right", wrong)
 
     async def _tell(self, *, leaving: bool = False) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from runs_domain.ports import Job
 from runs_domain.storage import redis_names as names
+from runs_domain.storage.redis_deliveries import JobDeliveries
+from runs_domain.storage.redis_lane import Lane
 from tests.support.job_fleet import Fleet, account
 from tests.support.redis_twins import KINDS, redis_of
 
@@ -361,3 +363,61 @@ async def test_a_wiped_redis_keeps_nobody_waiting(fleet: Fleet) -> None:
         await fleet.finish(*running)
 
     assert order == ids("a", 5)
+
+
+async def test_one_sweep_is_for_the_whole_fleet(fleet: Fleet) -> None:
+    """Each looks at a hundred accounts: two hundred workers' kept Redis busy with nothing else."""
+    await fleet.has_slots(2)
+    await fleet.send(BUSY, *ids("a", 6))
+    lane = Lane("redis://localhost:1")
+    one, two = (
+        JobDeliveries(fleet.redis, lane, name, lease_seconds=3.0, sweep_gap_seconds=3600.0)
+        for name in ("one", "two")
+    )
+    await one.reclaim(1, [])
+    await fleet.take(2)
+    await fleet.lose("a000")
+    await fleet.has_slots(4, "two")
+
+    assert await two.reclaim(1, []) == []
+    assert await fleet.in_stream() == Counter({BUSY: 2})
+    future_ms = 2**53
+    await fleet.redis.hset(names.JOB_TURNS, mapping={"shares": future_ms, "reclaim": future_ms})
+    assert [entry.text("id") for entry in await two.reclaim(1, [])] == ["a000"]
+    assert await fleet.in_stream() == Counter({BUSY: 6})
+
+
+async def test_a_sweep_moves_no_more_than_redis_can_stand_still_for(fleet: Fleet) -> None:
+    await fleet.has_slots(2)
+    await fleet.send(BUSY, *ids("a", 130))
+    await fleet.send(OTHER, *ids("b", 130))
+    await fleet.send(THIRD, *ids("c", 130))
+    before = (await fleet.in_stream()).total()
+
+    await fleet.has_slots(1000)
+    await fleet.sweep()
+    assert (await fleet.in_stream()).total() == before + 200
+    await fleet.sweep()
+    assert (await fleet.in_stream()).total() == 390
+
+
+async def test_one_worker_puts_job_records_right_for_all(fleet: Fleet) -> None:
+    one, two = fleet.deliveries("one"), fleet.deliveries("two")
+
+    assert await one.has_duty("heal") is True
+    assert await two.has_duty("heal") is False
+    assert await one.has_duty("heal") is True
+    assert 0 < await fleet.redis.ttl(names.duty("heal")) <= names.DUTY_SECONDS
+    await fleet.redis.delete(names.duty("heal"))  # as when it has not asked for so long
+    assert await two.has_duty("heal") is True
+
+
+async def test_an_account_whose_one_queued_job_was_lost_is_next_once_that_is_seen(
+    fleet: Fleet,
+) -> None:
+    await fleet.has_slots(1)
+    await fleet.send(BUSY, "a", "b")
+    await fleet.redis.xdel(names.JOB_STREAM, await fleet.ticket("a"))
+    await fleet.deliveries("one").heal()
+
+    assert await fleet.untaken() == ["b"]

@@ -101,6 +101,8 @@ class WorkerProcesses:
                 names.JOB_WORKERS,
                 names.JOB_SLOTS,
                 names.JOB_COUNTERS,
+                names.JOB_TURNS,
+                names.duty("heal"),
             }
             keys = {key.decode() for key in self.redis.scan_iter("*{jobs}*")}
             keys = {key for key in keys if ":health:" not in key and ":cron:" not in key}

@@ -57,11 +57,21 @@ class JobDeliveries:
     Every method raises QueueUnavailable; afterwards `open` must come before the next take.
     """
 
-    def __init__(self, redis: Redis, reader: Lane, consumer: str, *, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        reader: Lane,
+        consumer: str,
+        *,
+        lease_seconds: float,
+        sweep_gap_seconds: float = 0.0,
+    ) -> None:
+        """`sweep_gap_seconds`: within that of another worker's sweep, ours finds nothing."""
         self._redis = redis
         self._reader = reader
         self._consumer = consumer
         self._lease_ms = int(lease_seconds * 1000)
+        self._sweep_gap_ms = int(sweep_gap_seconds * 1000)
         self._healed_to = defaultdict[str, bytes](lambda: b"0")
 
     async def open(self) -> None:
@@ -81,8 +91,9 @@ class JobDeliveries:
 
     async def reclaim(self, count: int, running: Iterable[str]) -> list[Entry]:
         """Bring due jobs and shares in order, then take up to `count` whose lease ran out."""
-        args = (self._consumer, self._lease_ms, count, DUE_PER_CALL_MAX, *running)
-        _, taken = await _RECLAIM(self._redis, JOB_KEYS, (names.GROUP, *args))
+        limits = (self._lease_ms, count, DUE_PER_CALL_MAX, self._sweep_gap_ms)
+        args = (names.GROUP, self._consumer, *limits, *running)
+        _, taken = await _RECLAIM(self._redis, JOB_KEYS, args)
         return _entries(taken)
 
     async def strangers(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -158,6 +169,19 @@ class JobDeliveries:
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"cron: {type(error).__name__}") from error
         return bool(won)
+
+    async def has_duty(self, what: str) -> bool:
+        """True for one worker at a time: the same one, as long as it asks and lives."""
+        lock = names.duty(what)
+        try:
+            if await self._redis.set(lock, self._consumer, nx=True, ex=names.DUTY_SECONDS):
+                return True
+            if await self._redis.get(lock) != self._consumer.encode():
+                return False
+            await self._redis.expire(lock, names.DUTY_SECONDS)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"duty: {type(error).__name__}") from error
+        return True
 
     async def close(self) -> None:
         await self._reader.close()

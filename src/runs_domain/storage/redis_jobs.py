@@ -22,6 +22,7 @@ JOB_KEYS: Final = (
     names.JOB_WORKERS,
     names.JOB_SLOTS,
     names.JOB_COUNTERS,
+    names.JOB_TURNS,
 )
 IDS_PER_CALL_MAX: Final = 500
 """Redis runs a script alone; this keeps one under a few milliseconds."""

@@ -35,6 +35,8 @@ JOB_SLOTS: Final = "rl:{jobs}:slots"
 """Slots of all live workers; WORKER_SILENT_SECONDS."""
 JOB_COUNTERS: Final = "rl:{jobs}:counters"
 """What all workers have counted since Redis was last empty; see fleet_counters."""
+JOB_TURNS: Final = "rl:{jobs}:turns"
+"""What one worker does for all → when that was last done (ms)."""
 
 WITHOUT_TTL: Final = frozenset(
     {
@@ -48,6 +50,7 @@ WITHOUT_TTL: Final = frozenset(
         JOB_ACCOUNTS,
         JOB_WORKERS,
         JOB_COUNTERS,
+        JOB_TURNS,
     }
 )
 """The keys that may stay for ever; each is as large as the number of unfinished jobs, or less."""
@@ -56,6 +59,8 @@ WORKER_SILENT_SECONDS: Final = 10
 """A worker that has said nothing for this long has no slots."""
 
 CRON_LOCK_SECONDS: Final = 60
+DUTY_SECONDS: Final = 150
+"""More than twice the time between two looks of whoever has the duty."""
 HEALTH_SECONDS: Final = 10
 CHUNKS_LIVE_SECONDS: Final = 24 * 60 * 60
 """Counted from the last frame; longer than any pause of a live run."""
@@ -68,6 +73,11 @@ LOG_CHANNEL: Final = "rl:log"
 def cron_lock(tick: str) -> str:
     """Taken by the one worker that runs this tick of a cron job; CRON_LOCK_SECONDS."""
     return f"rl:{{jobs}}:cron:{tick}"
+
+
+def duty(what: str) -> str:
+    """The one worker that does this for all, as long as it does; DUTY_SECONDS."""
+    return f"rl:{{jobs}}:duty:{what}"
 
 
 def health(consumer: str) -> str:

@@ -12,6 +12,7 @@ local function check_index()
     local place, account = place_of(key)
     if place and not alive(key, place, account) then
       take_out(key, place, account)
+      promote(account)
       wrong = wrong + 1
     elseif place then
       put(key, place, account)

@@ -1,8 +1,18 @@
 -- Move what is due into the stream, bring the shares in order, then take over entries whose lease
 -- ran out. XPENDING IDLE, not XAUTOCLAIM: that one looks at few entries and starves behind live ones.
--- ARGV: group, consumer, lease_ms, count, due_max, then the tickets that run here (never taken).
+-- ARGV: group, consumer, lease_ms, count, due_max, gap_ms (0 = none), then the tickets that run here
+-- (never taken). A sweep is for all workers: within gap_ms of one, the others' find nothing.
 -- → {entries due, {{ticket, fields, how often it was taken}, …}}
 local consumer, lease_ms, count, due_max = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local gap_ms = tonumber(ARGV[6])
+
+local function is_time_for(what)
+  if gap_ms == 0 then return true end
+  local now, last = now_ms(), tonumber(redis.call('HGET', TURNS, what) or 0)
+  if last <= now and now - last < gap_ms then return false end -- later than now: the clock went back
+  redis.pcall('HSET', TURNS, what, now) -- a Redis that is full takes no note
+  return true
+end
 
 local function move_due()
   local due = redis.call('ZRANGEBYSCORE', LATER, '-inf', now_ms(), 'LIMIT', 0, due_max)
@@ -55,9 +65,9 @@ end
 
 local function take_over()
   local mine, taken = {}, {}
-  for i = 6, #ARGV do mine[ARGV[i]] = true end
-  if count <= 0 then return taken end
-  local rows = redis.call('XPENDING', STREAM, GROUP, 'IDLE', lease_ms, '-', '+', count + #ARGV - 5)
+  for i = 7, #ARGV do mine[ARGV[i]] = true end
+  if count <= 0 or not is_time_for('reclaim') then return taken end
+  local rows = redis.call('XPENDING', STREAM, GROUP, 'IDLE', lease_ms, '-', '+', count + #ARGV - 6)
   for _, row in ipairs(rows) do
     if #taken == count then break end
     if not mine[row[1]] and not waits_instead(row[1]) then
@@ -68,8 +78,11 @@ local function take_over()
   return taken
 end
 
-local due = move_due()
-fill_shares()
-put_surplus_back()
-fill_room()
+local due = 0
+if is_time_for('shares') then
+  due = move_due()
+  fill_shares()
+  put_surplus_back()
+  fill_room()
+end
 return {due, take_over()}

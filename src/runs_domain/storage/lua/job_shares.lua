@@ -8,7 +8,7 @@
 -- is next, not behind all that another has sent. Whatever changes shares or slots lets it drift
 -- from that only until the next sweep (job_reclaim.lua).
 local SLOTS_UNKNOWN = 64 -- while no worker is known to live
-local MOVED_MAX = 100 -- jobs of an account, a call
+local MOVED_MAX = 200 -- jobs into the stream, a call: Redis does nothing else meanwhile
 local LOOKED_AT_MAX = 100 -- accounts or entries a call
 
 local function slots_now()
@@ -70,7 +70,10 @@ local function add_waiting(job, rank)
   put(key, 'waiting:' .. rank, job.account)
 end
 
+local moves_left = MOVED_MAX
+
 local function move_into_stream(member)
+  moves_left = moves_left - 1
   local account, rank, key = string.match(member, '^(.-):(%d+):(.+)$')
   redis.call('ZREM', WAITING, member)
   if place_of(key) ~= 'waiting:' .. rank then return end
@@ -95,7 +98,7 @@ local function next_for_room()
 end
 
 local function fill_share(account)
-  for _ = 1, MOVED_MAX do
+  while moves_left > 0 do
     local member = share_of(account) < limit_now() and first_waiting(account)
     if not member then return end
     move_into_stream(member)
@@ -103,7 +106,7 @@ local function fill_share(account)
 end
 
 local function fill_room()
-  for _ = 1, MOVED_MAX do
+  while moves_left > 0 do
     local member = has_room() and next_for_room()
     if not member then return end
     move_into_stream(member)

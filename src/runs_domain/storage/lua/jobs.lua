@@ -1,13 +1,13 @@
 -- Shared by all job scripts, before each of them: where a job is, and how it comes and goes.
 -- KEYS: 1 stream, 2 index, 3 later, 4 data, 5 epoch, 6 shares, 7 waiting, 8 accounts, 9 workers,
--- 10 slots, 11 counters. ARGV[1] is the group.
+-- 10 slots, 11 counters, 12 turns. ARGV[1] is the group.
 -- A job's ticket is its entry id. index[<kind>:<id>] = `<place> <account>` says where the one job of
 -- that name is: an entry id; `later` (in the sorted set, due at its score); `waiting:<rank>` (its
 -- account has its share, see job_shares.lua); or `held:<consumer>` (a job that runs on although
 -- Redis was wiped under it: its lease is its score in `later`, and nobody's entry).
 local STREAM, INDEX, LATER, DATA, EPOCH = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local SHARES, WAITING, ACCOUNTS = KEYS[6], KEYS[7], KEYS[8]
-local WORKERS, SLOTS, COUNTERS = KEYS[9], KEYS[10], KEYS[11]
+local WORKERS, SLOTS, COUNTERS, TURNS = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local GROUP = ARGV[1]
 
 local function now_us()
