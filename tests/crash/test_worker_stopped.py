@@ -22,9 +22,9 @@ async def test_a_worker_that_is_told_to_stop_hands_its_run_over(
     run = await client.play(*steps, bash("cat steps"), {"text": "done"})
     async with client.watching(run) as watch:
         await client.reached(run, "tool_started")
-        broken.start_worker()
         kill(first, signal.SIGTERM)
         assert first.child.exit_code == 0
+        broken.start_worker()
 
         reader = await check_story(client, run, watch)
 
