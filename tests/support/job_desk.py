@@ -52,13 +52,14 @@ class JobDesk:
         return self._file("leave", EVERY).exists()
 
     def note(self, name: str, one: str, what: str) -> None:
-        with self._file("notes", EVERY).open("a") as notes:  # one write: lines stay whole
+        with self._file("notes", EVERY).open("a") as notes:  # one write: lines are not mixed
             notes.write(f"{name} {one} {what}\n")
 
     def notes(self) -> list[Note]:
         file = self._file("notes", EVERY)
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [Note(*line.split(" ", 2)) for line in lines]
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a reader may be shown half of a line at a page's end
+        return [Note(*line.split(" ", 2)) for line in whole.splitlines()]
 
     def _file(self, kind: str, of: str) -> Path:
         return self._folder / f"{kind}-{of}"

@@ -60,9 +60,11 @@ class Never:
                 await self._over.wait()
 
     async def end(self) -> None:
+        """Afterwards nothing here keeps what has ended from being forgotten."""
         self._over.set()
-        if self._deaf:
-            await asyncio.wait(self._deaf)
+        deaf, self._deaf = self._deaf, set()
+        if deaf:
+            await asyncio.wait(deaf)
 
 
 @pytest.fixture
