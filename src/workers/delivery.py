@@ -55,6 +55,8 @@ class RunningJob:
     """What broke it here (`faults.brief`)."""
     weather: bool = False
     """It cannot go on now for a reason that is not its own: no try of the run's."""
+    store_away: bool = False
+    """That reason is PostgreSQL, which no other run can do without either."""
 
     @property
     def key(self) -> str:

@@ -42,6 +42,7 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
         except WEATHER as error:
             logger.warning("%s waits %g s: %s", running.key, WEATHER_SECONDS, type(error).__name__)
             running.weather = True
+            running.store_away = isinstance(error, StoreUnavailable)
             raise Retry(defer=WEATHER_SECONDS) from None
         except Exception as error:  # noqa: BLE001 - whatever broke, the job is tried again
             running.error = brief(error)

@@ -49,6 +49,9 @@ SWEEPS_PER_LEASE: Final = 8
 SWEEP_SECONDS_MAX: Final = 0.5
 SWEEP_GAP_SECONDS: Final = 0.05
 """At least, between two sweeps of the whole fleet: one costs Redis a few milliseconds."""
+STORE_AWAY_SECONDS: Final = 1.0
+"""How long no job is taken after one found PostgreSQL away, then after one that is to find out
+whether it is back: else all that waits would be begun for nothing, and again."""
 TICK_SECONDS: Final = 0.5
 """Between two looks at what cron and health have to do."""
 TELL_SECONDS: Final = 2.0
@@ -97,7 +100,9 @@ class StreamWorker(Worker):
         self._by_key: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._group_is_open = self._was_away = False
+        self._group_is_open = self._was_away = self._store_is_away = False
+        self._next_try = 0.0
+        self._scout = ""
         self._next_sweep = self._next_tell = self._next_health = self._next_forget = 0.0
         self._redis = PipelinedRedis(redis_url)
         self._deliveries = wrap(
@@ -238,7 +243,15 @@ class StreamWorker(Worker):
         return await self._deliveries.confirm(entries) if entries else entries
 
     def _free(self) -> int:
-        return self.max_jobs - len(self._running)
+        free = self.max_jobs - len(self._running)
+        if not self._store_is_away:
+            return free
+        if self.loop.time() < self._next_try:
+            return 0
+        if self._scout in self._running:  # it got by, or PostgreSQL hangs: then this is no rush
+            self._store_is_away = False
+            return free
+        return min(free, 1)
 
     async def _accept(self, entries: Sequence[Entry], *, redelivered: bool) -> None:
         garbage = await self._deliveries.strangers(entries)
@@ -257,6 +270,8 @@ class StreamWorker(Worker):
 
     def _start(self, running: RunningJob) -> None:
         ticket = running.ticket
+        if self._store_is_away:
+            self._scout, self._next_try = ticket, self.loop.time() + STORE_AWAY_SECONDS
         self._leases.add(ticket, running.job, running.delivery.retries)
         self._running[ticket] = running
         arguments = (running.job, running.delivery)
@@ -314,6 +329,9 @@ class StreamWorker(Worker):
         running = self._running.get(job_id)
         if running is None or running.lost:
             return  # a tick of cron has no entry; a lost job's entry is not ours
+        self._store_is_away = running.store_away
+        if running.store_away:
+            self._next_try = self.loop.time() + STORE_AWAY_SECONDS
         if finish:
             await self._ends.finish(running)
         elif running.stopped or (self._stopping.is_set() and incr_score is None):

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from runs_domain.errors import StoreUnavailable
 from runs_domain.ports import Job
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.redis_client import PipelinedRedis
@@ -15,7 +16,10 @@ from tests.support.desk import Begun, Desk, working
 from tests.support.redis_twins import ACCOUNT, own_valkey, take_as_a_ghost
 from tests.support.redis_weather import frozen, full, read_only
 from tests.support.waiting import until
+from workers import stream_worker
+from workers.delivery import Delivery
 from workers.stack.valkey import Valkey
+from workers.stream_worker import StreamWorker
 
 
 def job(number: int) -> Job:
@@ -184,6 +188,45 @@ async def test_a_key_that_redis_evicts_alone_costs_no_job_and_doubles_none(
 
     assert sorted(begun.id for begun in desk.begun) == [one.id for one in everyone]
     assert sorted(desk.ended) == [(one.id, "done") for one in everyone]
+
+
+async def test_while_postgresql_is_away_what_waits_is_not_begun_for_nothing(
+    redis_url: str, redis: PipelinedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker began, and gave back, a thousand jobs a second, until the queue had gone round."""
+    monkeypatch.setattr(stream_worker, "STORE_AWAY_SECONDS", 3600.0)
+    begun: list[str] = []
+    away = True
+
+    async def run(_ctx: object, job: Job, _delivery: Delivery) -> bool:
+        begun.append(job.id)
+        if away:
+            raise StoreUnavailable
+        return True
+
+    for number in range(50):
+        await RedisJobs(redis).send(job(number))
+    worker = StreamWorker(redis_url, {"run": run}, slots=4, lease_seconds=1.0, handle_signals=False)
+    serving = asyncio.create_task(worker.serve())
+    try:
+        await until(lambda: len(begun) == 4 and not worker._running)
+        for _ in range(2):
+            swept = await redis.hget(names.JOB_TURNS, "shares")
+            await until(lambda swept=swept: _has_swept_since(redis, swept))
+        assert len(begun) == 4
+
+        worker._next_try = 0.0
+        await until(lambda: len(begun) == 5 and not worker._running)
+        away = False
+        worker._next_try = 0.0
+        await until(lambda: set(begun) == {job(number).id for number in range(50)})
+    finally:
+        worker.stop()
+        await serving
+
+
+async def _has_swept_since(redis: PipelinedRedis, swept: bytes | None) -> bool:
+    return bool(await redis.hget(names.JOB_TURNS, "shares") != swept)
 
 
 async def _is_renewed_since(redis: PipelinedRedis, ms: float) -> bool:
