@@ -132,6 +132,21 @@ async def test_a_retry_that_died_half_way_is_finished_by_the_next_or_by_the_reco
     assert (await place.letter(run)).closed_how == "retried"
 
 
+async def test_a_retry_that_died_half_way_is_finished_though_the_old_run_is_unreadable_by_now(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await place.dead_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(place.letters, "close_retried", dies)
+        with pytest.raises(Died):
+            await place.retry(run)
+
+    monkeypatch.setattr(place.log, "read", unreadable)
+
+    assert await place.retry(run) == retry_run_id(run.run_id)
+    assert (await place.letter(run)).closed_how == "retried"
+
+
 async def test_while_redis_is_away_a_retry_says_who_will_send_it(place: Place) -> None:
     class Away(MemoryJobs):
         @override
