@@ -112,7 +112,10 @@ class HeldRun:
 
         Takes in nothing, so that it may run beside an append in hand.
         """
-        for entry in await self._log.read(self.run_id, after=self.state.version):
+        newer = await self._log.read(self.run_id, after=self.state.version)
+        if self.state.attempt > self.attempt:  # taken in before, or meanwhile
+            raise StaleAttempt(f"attempt {self.state.attempt} holds the run now")
+        for entry in newer:
             match entry.event:
                 case events.Resumed(attempt=attempt) if attempt > self.attempt:
                     raise StaleAttempt(f"attempt {attempt} holds the run now")

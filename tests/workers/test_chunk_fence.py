@@ -8,16 +8,19 @@ from typing_extensions import override
 
 from runs_domain import events as e
 from runs_domain import model_port as m
-from runs_domain.errors import QueueUnavailable, StoreUnavailable
+from runs_domain.commands import ResumeRun
+from runs_domain.errors import QueueUnavailable, StaleAttempt, StoreUnavailable
 from runs_domain.frames import encode, frames_of
+from runs_domain.handle import handle
 from runs_domain.ids import Attempt, RunId, Version
-from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Fence, Recorded
+from runs_domain.ports import BEFORE_FIRST, Append, ChunkTail, Fence, Job, Recorded
 from runs_domain.storage.memory_chunks import MemoryChunks
-from tests.support.builders import RUN
+from tests.support.builders import ACCOUNT, RUN
 from tests.support.driving import TestClock, World
 from tests.support.waiting import until
 from workers import takeover
 from workers.chunk_writer import ChunkWriter
+from workers.held_run import HeldRun
 
 ONE, TWO = Attempt(1), Attempt(2)
 
@@ -305,3 +308,22 @@ async def until_index(chunks: Watched, index: int) -> None:
     async with asyncio.timeout(5), chunks.watch(RUN) as changed:
         while await chunks.next_index(RUN) != index:
             await changed(1.0)
+
+
+async def test_invariant_3_what_the_worker_has_read_of_a_takeover_its_chunk_writer_knows_too(
+    world: World,
+) -> None:
+    """The append that was refused took in `resumed`; a look beyond it would find nothing more."""
+    await world.request()
+    job = Job(kind="run", id=str(RUN), account_id=str(ACCOUNT))
+    held = HeldRun(RUN, world.log, world.chunks, world.clock, worker_id="old")
+    await takeover.take(held, job, world.chunks, redelivered=False)
+    await held.confirm()
+    await handle(world.log, RUN, ResumeRun(attempt=TWO, reason="lost"), world.context("worker:new"))
+
+    with pytest.raises(StaleAttempt):
+        await held.catch_up()
+
+    with pytest.raises(StaleAttempt):
+        await held.confirm()
+    await held.writer.close(ended=False)
