@@ -83,8 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """An event loop that has not ticked for this long no longer renews its leases."""
     step_grace_seconds: float = 5.0
     """How long a step in hand may go on after SIGTERM before its job is handed over."""
-    job_timeout_seconds: float = 6 * 60 * 60
-    """arq's own limit; above the longest legal run."""
+    job_timeout_seconds: float = 48 * 60 * 60
+    """arq's own limit, above the longest legal run: 111 model calls of 15 minutes and their tools
+    (`plan.MODEL_STEPS_MAX`, `model_step.MODEL_CALL_SECONDS_MAX`). What meets it has lost a try."""
     tool_timeout_seconds: float = 120.0
     scripted_models: bool = False
     dev_mode: bool = False

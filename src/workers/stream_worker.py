@@ -79,7 +79,7 @@ class StreamWorker(Worker):
         lease_seconds: float = 3.0,
         watchdog_seconds: float = 30.0,
         step_grace_seconds: float = 5.0,
-        job_timeout_seconds: float = 6 * 60 * 60,
+        job_timeout_seconds: float = 48 * 60 * 60,
         handle_signals: bool = True,
         burst: bool = False,
         also_counted: Mapping[str, Any] = MappingProxyType({}),

@@ -2,7 +2,9 @@
 
 import pytest
 
+from runs_domain.plan import MODEL_STEPS_MAX
 from runs_domain.settings import Secret, Settings
+from workers.agent.model_step import MODEL_CALL_SECONDS_MAX
 from workers.bootstrap import api_base_url
 
 
@@ -20,3 +22,12 @@ def test_the_api_is_reached_where_it_listens(host: str, reached: str) -> None:
     url = Secret("")
 
     assert api_base_url(Settings(database_url=url, redis_url=url, secret=url, host=host)) == reached
+
+
+def test_a_job_may_take_longer_than_the_longest_legal_run() -> None:
+    url = Secret("")
+    settings = Settings(database_url=url, redis_url=url, secret=url)
+
+    step_seconds = MODEL_CALL_SECONDS_MAX + settings.tool_timeout_seconds
+
+    assert settings.job_timeout_seconds > MODEL_STEPS_MAX * step_seconds
