@@ -19,7 +19,7 @@ from tests.support.watch import Watch
 CLIENTS: Final = 24
 AGAIN_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 0.3
-PATIENCE_LOOKS: Final = 200
+PATIENCE_SECONDS: Final = 40.0
 """Then a client goes on with its next run; the run is looked for in the end all the same."""
 KEEP_SECONDS: Final = 0.03
 SERVER_BUSY: Final = {httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS}
@@ -30,6 +30,7 @@ class Accepted:
     errand: Errand
     run: Run
     watch: Watch | None = None
+    """What its client saw to the end."""
 
 
 @dataclass
@@ -64,12 +65,18 @@ class Clients:
             await pause(errand.cancel_after_seconds)
             answer = await self._asked("POST", f"/api/chat/runs/{run.run_id}/cancel")
             assert answer.status_code in {200, 202}, answer.text
-        if errand.is_watched:
-            path = f"/api/chat/runs/{run.run_id}/stream"
-            accepted.watch = Watch(self.rest.http, path, start_index=0)
-            await accepted.watch.follow()
-            return
-        for _ in range(PATIENCE_LOOKS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await (self._watch(accepted) if errand.is_watched else self._until_ended(run))
+
+    async def _watch(self, accepted: Accepted) -> None:
+        path = f"/api/chat/runs/{accepted.run.run_id}/stream"
+        watch = Watch(self.rest.http, path, start_index=0)
+        await watch.follow()
+        accepted.watch = watch
+
+    async def _until_ended(self, run: Run) -> None:
+        while True:
             answer = await self._asked("GET", f"/api/chat/runs/{run.run_id}")
             assert answer.status_code == httpx.codes.OK, answer.text  # never "not found"
             if answer.json()["status"] in ENDINGS:
