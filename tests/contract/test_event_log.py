@@ -409,6 +409,18 @@ async def test_open_heads_are_given_in_pages_and_ended_runs_leave_them(subject: 
     assert await subject.log.open_heads(limit=3, min_age_seconds=3600.0) == ()
 
 
+async def test_an_ended_run_is_open_until_its_sandbox_is_released(subject: Subject) -> None:
+    """So the reconciler brings a worker to what the last one left standing."""
+    run = Run(subject.log)
+    await run.start()
+    await run.do(c.FailRun(attempt=Attempt(1), code="internal", sentence="broken"))
+    (head,) = await subject.log.open_heads(limit=3)
+    assert (head.run_id, head.live) == (run.run_id, False)
+
+    await run.do(c.RecordSandboxReleased(found=False))
+    assert await subject.log.open_heads(limit=3) == ()
+
+
 # ------------------------------------------------------------------------------ hashes, content
 
 
