@@ -105,6 +105,8 @@ async def test_a_refusing_line_takes_nobody_until_it_is_open(
     connect: Connect, links: Links
 ) -> None:
     client = await connect()
+    await client.says(b"one")
+    assert await client.hears() == b"one"  # the line has taken it, not the kernel alone
     links.set(NAME, "refuse")
     assert await client.hears() == b""
     with pytest.raises(OSError, match=r"No such file|refused"):
