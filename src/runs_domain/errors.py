@@ -12,7 +12,8 @@ RunledgerError
 │   ├── VersionConflict    somebody appended first; reload and decide again
 │   ├── ChatBusy           another run of the chat is live
 │   ├── KeyTaken           the key id or its MAC exists
-│   └── EventTooLarge      it will never be taken, however often it is tried
+│   ├── EventTooLarge      it will never be taken, however often it is tried
+│   └── AppendBreaks       each time it was sent the connection broke, and the server is there
 ├── MigrationFailed        the database's tables could not be brought up to this release
 ├── StoreUnavailable       PostgreSQL cannot be asked now; nothing is known (never "not found")
 ├── QueueUnavailable       Redis cannot be asked now
@@ -89,6 +90,10 @@ class KeyTaken(AppendRefused):
 
 
 class EventTooLarge(AppendRefused):
+    pass
+
+
+class AppendBreaks(AppendRefused):
     pass
 
 

@@ -137,7 +137,7 @@ BEFORE_FIRST = Version(0)
 
 class EventLog(Protocol):
     async def append(self, append: Append) -> tuple[Recorded, ...]:
-        """Commit, then return. Raises VersionConflict, ChatBusy, KeyTaken, StoreUnavailable.
+        """Commit, then return. Raises what AppendRefused stands for, and StoreUnavailable.
 
         A lost reply is resolved inside: what was committed is never reported as refused. If the
         caller is cancelled the append may still land; whoever continues reads the stream first.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -21,8 +22,14 @@ the server has got it, without waiting for its answer.
 """
 
 
+async def _cut() -> bool:
+    return True
+
+
 class FaultProxy:
-    """`arm` meets the next request of a connection whose application name is `victim`."""
+    """`arm` meets the next request of a connection whose application name is `victim`; `poison`
+    each of its requests that has these bytes in it.
+    """
 
     def __init__(self, url: str, *, victim: str = "runledger appends") -> None:
         parts = conninfo_to_dict(url)
@@ -31,12 +38,18 @@ class FaultProxy:
         self.url = make_conninfo(url, host=str(self._place))
         self._victim = victim.encode()
         self._armed: Fault | None = None
+        self._poison: bytes | None = None
+        self._meet: Callable[[], Awaitable[bool]] = _cut
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.faults = 0
 
     def arm(self, fault: Fault) -> None:
         self._armed = fault
+
+    def poison(self, within: bytes, meet: Callable[[], Awaitable[bool]] = _cut) -> None:
+        """`meet` is asked each time: False = let it pass. Without it, the request is cut."""
+        self._poison, self._meet = within, meet
 
     async def listen(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self._place / SOCKET)
@@ -88,6 +101,9 @@ class FaultProxy:
                     self.faults += 1
                     await self._break(fault, request, replies, down_reader, down_writer)
                     return
+                if is_victim and self._poison and self._poison in request and await self._meet():
+                    self.faults += 1
+                    return
                 down_writer.write(request)
                 await down_writer.drain()
                 request = await reader.read(CHUNK_BYTES)
@@ -119,7 +135,10 @@ class FaultProxy:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(CHUNK_BYTES):
-        writer.write(chunk)
-        await writer.drain()
+    try:
+        while chunk := await reader.read(CHUNK_BYTES):
+            writer.write(chunk)
+            await writer.drain()
+    except ConnectionError:
+        pass  # a server that was killed resets its connections: the client hears of it as an end
     writer.close()

@@ -7,7 +7,8 @@ A reply can get lost when the commit did not. Batches are therefore numbered, an
 keeps a receipt of each: after a lost connection the task first sends an empty batch under the
 same number. Either the answer tells what the lost one came to, or it never will come
 to anything, and its appends go again. So no append is reported as refused that landed, and none
-lands twice.
+lands twice. One that breaks its connection again and again, though the server answers in between,
+is refused: `suspects` keeps the count.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.errors import AppendBreaks, RunledgerError, StoreUnavailable
 from runs_domain.faults import log_fault
 from runs_domain.ids import ChatId, Position, RunId
 from runs_domain.ports import BEFORE_FIRST, Clock
@@ -34,6 +35,7 @@ from runs_domain.storage.batch_call import (
 )
 from runs_domain.storage.connection import Connection, ReconnectingConnection, ServerRefuses
 from runs_domain.storage.receipts import Receipts
+from runs_domain.storage.suspects import BREAKS_MAX, Suspects
 
 QUEUED_APPENDS_MAX: Final = 4096
 BATCH_APPENDS_MAX: Final = 256
@@ -65,6 +67,13 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 OnCommit = Callable[[Commit], None]
+
+_LINK_CLASS: Final = "08"
+"""Of SQLSTATE: what a pooler says before it hangs up on a request that it will not pass on."""
+
+
+class _Broke(StoreUnavailable):
+    """The connection broke while the request was out, and no server said why."""
 
 
 class _Waiting(msgspec.Struct):
@@ -105,6 +114,7 @@ class Appender:
         self._wait_seconds = wait_seconds
         self._queued_appends_max = queued_appends_max
         self._receipts = Receipts(self._connection)
+        self._suspects = Suspects()
         self._queue: deque[_Waiting] = deque()
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -160,8 +170,8 @@ class Appender:
 
     def _take(self) -> list[_Waiting]:
         """The next batch: in the queue's order, within the limits, and no stream, nor a chat that
-        begins a run, twice. An append that was in doubt goes alone: it may be what broke the
-        connection.
+        begins a run, twice. An append that was in doubt goes alone, also when its caller comes
+        with it again: it may be what broke the connection.
         """
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
@@ -171,16 +181,18 @@ class Appender:
             one = self._queue.popleft()
             if one.given_up:
                 continue
-            if one.doubts and not batch:  # they are at the queue's front
+            alone = bool(one.doubts) or one.encoded in self._suspects
+            if alone and not batch:
                 return [one]
             append = one.encoded.append
             mine: set[RunId | ChatId] = {append.run_id}
             if append.expected_version == BEFORE_FIRST:
                 mine.add(append.chat_id)
-            if mine & taken:
+            is_barred = bool(alone or mine & taken)
+            taken |= mine
+            if is_barred:
                 left.append(one)
                 continue
-            taken |= mine
             size += one.encoded.size
             batch.append(one)
         self._queue.extendleft(reversed(left))
@@ -210,7 +222,7 @@ class Appender:
             self._receipts.keep()
             receipt = await self._settle()
             if not receipt.refusals:
-                await self._again(batch)
+                await self._again(batch, broke=isinstance(error, _Broke))
                 return
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller may hang
             await self._refuse_or_split(batch, error)
@@ -222,7 +234,12 @@ class Appender:
         values = parameters(self._receipts.writer, number, batch)
 
         async def call(connection: Connection) -> tuple[Any, ...]:
-            cursor = await connection.execute(CALL, values, prepare=True, binary=True)
+            try:
+                cursor = await connection.execute(CALL, values, prepare=True, binary=True)
+            except psycopg.OperationalError as error:
+                if connection.closed and (error.sqlstate or _LINK_CLASS).startswith(_LINK_CLASS):
+                    raise _Broke("the connection broke, and nothing was said") from None
+                raise
             row = await cursor.fetchone()
             if row is None:
                 raise StoreUnavailable("append_batch gave no receipt")
@@ -241,10 +258,14 @@ class Appender:
             except StoreUnavailable:
                 await self._clock.sleep(RECONNECT_PAUSE_SECONDS)
 
-    async def _again(self, batch: Sequence[_Waiting]) -> None:
-        """Nothing of the batch landed: its appends go first, each alone."""
+    async def _again(self, batch: Sequence[_Waiting], *, broke: bool) -> None:
+        """Nothing of the batch landed, says the server: its appends go first, each alone."""
         for one in batch:
             one.doubts += 1
+            self._suspects.suspect(one.encoded)
+            if broke and len(batch) == 1 and self._suspects.broke(one.encoded):
+                _log.error("an append broke its connection %d times", BREAKS_MAX)
+                one.fail(AppendBreaks(f"{BREAKS_MAX} connections broke on it; nothing landed"))
             if one.doubts >= DOUBTS_MAX:
                 one.fail(StoreUnavailable(f"{DOUBTS_MAX} commits were lost; nothing landed"))
         self._queue.extendleft(reversed(batch))
@@ -257,12 +278,14 @@ class Appender:
                 if not one.given_up:
                     await self._commit([one])
             return
+        self._suspects.clear(one.encoded for one in batch)
         for one in batch:
             one.fail(_refusal(error, one.encoded))
 
     def _answer(
         self, batch: Sequence[_Waiting], outcomes: Sequence[Landed | RunledgerError]
     ) -> None:
+        self._suspects.clear(one.encoded for one in batch)
         landed: list[RunId] = []
         last = Position(0)
         for one, outcome in zip(batch, outcomes, strict=True):
