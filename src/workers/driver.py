@@ -15,11 +15,13 @@ from runs_domain import commands as c
 from runs_domain import plan
 from runs_domain.closing import CANCELLED
 from runs_domain.errors import (
+    AppendRefused,
     Refused,
     RunledgerError,
     RunNotFound,
     SandboxNotFound,
     StaleAttempt,
+    VersionConflict,
 )
 from runs_domain.events import FailureCode
 from runs_domain.faults import log_fault
@@ -268,6 +270,11 @@ class Driver:
             await tools.perform(step)
         except SandboxNotFound:
             await self._fail(held, "workspace_lost", WORKSPACE_LOST)
+        except VersionConflict:
+            raise
+        except AppendRefused as error:
+            log_fault(logger, f"run {held.run_id}: a tool's result cannot be stored", error)
+            await self._fail(held, "internal", INTERNAL_ERROR)
         except (Interrupted, Refused) as cut:
             ending = await self._why_stop(held)
             if ending is not None:
