@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 30.0
 """How long an ended job tries to tell Redis so; then its entry is left to be redelivered."""
+NOT_OURS: Final = "%s ended, but its entry is not ours any more"
 BACK_OFF_SECONDS_MIN: Final = 0.05
 BACK_OFF_SECONDS_MAX: Final = 1.0
 
@@ -77,10 +78,16 @@ class JobEnds:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETTLE_SECONDS
         pause = BACK_OFF_SECONDS_MIN
+        in_doubt = False
+        self._leases.settle(running.ticket)
         while not running.lost:
+            if not self._leases.holds(running.ticket):  # another's, or told with the reply lost
+                logger.warning(NOT_OURS, running.key)
+                return
             try:
                 ours = await tell()
             except QueueUnavailable as error:
+                in_doubt = True
                 self._counters.redis_failures += 1
                 if loop.time() > deadline or self._stopping.is_set():
                     logger.warning("%s is left to be redelivered: %s", running.key, error)
@@ -89,6 +96,7 @@ class JobEnds:
                 pause = min(pause * 2, BACK_OFF_SECONDS_MAX)
             else:
                 if not ours:
-                    logger.warning("%s ended, but its entry is not ours any more", running.key)
+                    self._counters.leases_lost += 0 if in_doubt else 1
+                    logger.warning(NOT_OURS, running.key)
                 self._leases.drop(running.ticket)
                 return

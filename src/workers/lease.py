@@ -53,6 +53,7 @@ class LeaseKeeper:
         )
         self._lock = threading.Lock()
         self._leases: dict[str, bytes] = {}
+        self._settling: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,9 +77,21 @@ class LeaseKeeper:
         with self._lock:
             self._leases[ticket] = data
 
+    def settle(self, ticket: str) -> None:
+        """Its job is over and Redis is being told: renewed until that is done, but an entry that is
+        gone is no loss to report from now on, for it is most likely us who took it out."""
+        with self._lock:
+            self._settling.add(ticket)
+
+    def holds(self, ticket: str) -> bool:
+        """False also once a renewal has found a settling ticket's entry gone."""
+        with self._lock:
+            return ticket in self._leases
+
     def drop(self, ticket: str) -> None:
         with self._lock:
             self._leases.pop(ticket, None)
+            self._settling.discard(ticket)
 
     def _tick(self) -> None:
         self._ticked = time.monotonic()
@@ -125,6 +138,7 @@ class LeaseKeeper:
 
     def _report(self, ticket: str) -> None:
         with self._lock:
-            known = self._leases.pop(ticket, None) is not None
-        if known and self._loop is not None and not self._stop.is_set():
+            held = self._leases.pop(ticket, None) is not None
+            is_loss = held and ticket not in self._settling
+        if is_loss and self._loop is not None and not self._stop.is_set():
             self._loop.call_soon_threadsafe(self._on_lost, ticket)
