@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from runs_domain import commands as c
 from runs_domain.errors import AppendBreaks, StoreUnavailable
+from runs_domain.events import Failed
 from runs_domain.handle import load
 from runs_domain.ids import Attempt
 from runs_domain.ports import Recorded
@@ -20,6 +21,7 @@ from runs_domain.storage.appender import DOUBTS_MAX
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.suspects import BREAKS_MAX
+from tests.support.driving import World
 from tests.support.fault_proxy import FaultProxy
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
@@ -27,6 +29,7 @@ from tests.support.waiting import until
 from workers.stack.servers import Servers
 
 RESTARTS = 5
+COMES_MAX = 20
 
 
 def opened(url: str) -> AbstractAsyncContextManager[PostgresEventLog]:
@@ -39,11 +42,12 @@ def take_over(run: Run) -> c.ResumeRun:
 
 async def until_it_lands(run: Run) -> tuple[Recorded, ...]:
     """As a worker that holds the run: a store that is away is asked again."""
-    while True:
+    for _ in range(COMES_MAX):
         try:
             return await run.do(take_over(run))
         except StoreUnavailable:
             continue
+    raise AssertionError("it neither lands nor is refused")
 
 
 async def started(log: PostgresEventLog, count: int) -> list[Run]:
@@ -153,6 +157,44 @@ async def test_restarts_of_the_server_that_all_meet_one_append_refuse_it_nothing
 
         assert await until_it_lands(run)
         assert restarts == RESTARTS
+
+
+async def test_a_server_that_is_too_slow_to_answer_is_never_counted(database: Database) -> None:
+    async with FaultProxy(database.url) as proxy, opened(proxy.url) as log:
+        (run,) = await started(log, 1)
+        log._appender._connection._seconds_max = 0.2
+        met = 0
+
+        async def meet() -> bool:
+            nonlocal met
+            met += 1
+            if met <= BREAKS_MAX + 2:
+                await asyncio.Event().wait()
+            return False
+
+        proxy.poison(run.run_id.bytes, meet)
+
+        assert await until_it_lands(run)
+        assert met > BREAKS_MAX + 2
+
+
+async def test_the_model_is_paid_once_for_a_step_that_breaks_its_connection(
+    database: Database,
+) -> None:
+    async with FaultProxy(database.url) as proxy, opened(proxy.url) as log:
+        world = World()
+        world.log = log
+        await world.request("hello")
+        proxy.poison(b"run.message_persisted.v1")
+
+        assert await world.drive()
+
+        ending = (await world.state()).ending
+        assert isinstance(ending, Failed)
+        assert ending.code == "internal"
+        assert len(world.requests) == 1
+        assert proxy.faults == 2 * BREAKS_MAX  # the step, and what was kept of it
+        assert (await world.tags())[-1] == "sandbox_released"
 
 
 class CountingClock(SystemClock):
