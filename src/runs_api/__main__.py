@@ -14,6 +14,7 @@ from runs_api.logs import configure
 from runs_api.server import CannotListen, serve
 from runs_domain.settings import BadSettings, load
 from runs_domain.storage.connection import check_urls
+from runs_domain.storage.secret_check import refuse_wrong_secret
 
 
 def main(arguments: list[str]) -> int:
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load(os.environ)
         check_urls(settings)
+        asyncio.run(refuse_wrong_secret(settings))
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -112,7 +112,10 @@ def load(environ: Mapping[str, str]) -> Settings:
             problems.append(f"{name} {error}")
     problems += [f"{PREFIX}{name.upper()} {what}" for name, what in _unfit(values)]
     if "crash_at" in values and not (values.get("dev_mode") or values.get("scripted_models")):
-        problems.append(f"{PREFIX}CRASH_AT kills the process, so it needs {PREFIX}DEV_MODE=1")
+        problems.append(
+            f"{PREFIX}CRASH_AT kills the process, so it needs {PREFIX}DEV_MODE=1"
+            f" or {PREFIX}SCRIPTED_MODELS=1"
+        )
     problems += _unknown(environ)
     if problems:
         raise BadSettings("; ".join(problems))

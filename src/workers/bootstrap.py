@@ -23,6 +23,7 @@ from runs_domain.storage.log_wakes import woken
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_push import CancelPushes
+from runs_domain.storage.secret_check import refuse_wrong_secret
 from workers import notify
 from workers.adapters.model_registry import models_of
 from workers.adapters.sandbox_local.probe import probe
@@ -47,7 +48,10 @@ logger = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT. Raises SandboxUnavailable at once where runs would not be safe."""
+    """Until SIGTERM or SIGINT. Raises SandboxUnavailable at once where runs would not be safe,
+    and BadSettings if the database was sealed with another secret.
+    """
+    await refuse_wrong_secret(settings)
     async with AsyncExitStack() as opened:
         worker, watch = await _worker(settings, opened)
         async with asyncio.TaskGroup() as group:  # should the watch end, so does the worker, loudly
@@ -172,7 +176,8 @@ async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is
 
 
 async def run_projector(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT. Raises BadSettings if the database was sealed otherwise."""
+    await refuse_wrong_secret(settings)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

@@ -14,15 +14,34 @@ import psycopg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from runs_domain.model_ids import is_local_installed
+from runs_domain.errors import StoreUnavailable
+from runs_domain.keys import secrets_of
+from runs_domain.model_ids import is_local_installed, is_served
 from runs_domain.settings import BadSettings, Settings, load
-from runs_domain.storage.connection import check_urls
+from runs_domain.storage.connection import ReconnectingConnection, check_urls
+from runs_domain.storage.secret_check import WRONG_SECRET, is_right_secret
 from workers.adapters.sandbox_local.probe import probe
 
 ASK_SECONDS_MAX = 5.0
+REFUSES_ROLE = "refuses the role or its password"
 EVICTS = (
     "maxmemory-policy is {policy}: a full Redis throws away jobs, which come again after seconds, "
     "and what live runs have streamed; noeviction makes new runs wait instead"
+)
+
+REFUSALS = {
+    "the database system is": "is not ready yet",
+    "connection slots": "has no connection left",
+    "too many ": "has no connection left",
+    'database "': "has no such database",
+    "password authentication": REFUSES_ROLE,
+    "pg_hba.conf": REFUSES_ROLE,
+    'role "': REFUSES_ROLE,
+}
+"""A piece of what PostgreSQL says to a login, and what that means."""
+NOT_SERVED = (
+    "no adapter serves RUNLEDGER_DEFAULT_MODEL, so a run that names no model is refused; "
+    "RUNLEDGER_MODEL_BASE_URL brings a gateway's models"
 )
 
 
@@ -53,9 +72,14 @@ async def _findings(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
         yield Finding("settings", ok=False, text=str(error))
     else:
         yield Finding("settings", ok=True, text="complete")
-        yield await _postgres(settings)
+        postgres = await _postgres(settings)
+        yield postgres
+        if postgres.ok:
+            yield await _secret(settings)
         async for finding in _redis(settings):
             yield finding
+        if not is_served(settings.default_model, settings):
+            yield Finding("default model", ok=False, text=NOT_SERVED, needed=False)
     if environ.get("RUNLEDGER_SANDBOX") == "none":
         yield Finding("sandbox", ok=True, text="none is wanted: runs have no tools")
     else:
@@ -96,8 +120,34 @@ async def _postgres(settings: Settings) -> Finding:
             ) as connection:
                 row = await (await connection.execute("SHOW server_version")).fetchone()
     except (psycopg.Error, TimeoutError, OSError) as error:
-        return Finding("postgres", ok=False, text=f"does not answer ({type(error).__name__})")
+        return Finding("postgres", ok=False, text=_refusal(error))
     return Finding("postgres", ok=True, text=f"version {row[0] if row else 'unknown'}")
+
+
+def _refusal(error: Exception) -> str:
+    """By the server's words, which are not shown: at a login psycopg knows no SQLSTATE."""
+    said = str(error)
+    if not isinstance(error, psycopg.OperationalError) or "FATAL" not in said:
+        return f"does not answer ({type(error).__name__})"
+    for fragment, meaning in REFUSALS.items():
+        if fragment in said:
+            return f"answers, but {meaning}"
+    return f"answers, but refuses the connection ({type(error).__name__})"
+
+
+async def _secret(settings: Settings) -> Finding:
+    connection = ReconnectingConnection(settings.database_url, name="runledger doctor")
+    try:
+        right = await is_right_secret(connection, secrets_of(settings))
+    except StoreUnavailable as error:
+        text = f"cannot be compared with what is sealed; has `runledger migrate` run? ({error})"
+        return Finding("secret", ok=False, text=text, needed=False)
+    finally:
+        await connection.close()
+    if right is None:
+        return Finding("secret", ok=True, text="nothing is sealed with it yet")
+    text = "the one this database was sealed with" if right else WRONG_SECRET
+    return Finding("secret", ok=right, text=text)
 
 
 async def _redis(settings: Settings) -> AsyncIterator[Finding]:

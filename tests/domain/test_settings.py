@@ -146,7 +146,9 @@ def test_an_unknown_crash_point_is_refused_with_those_that_there_are(text: str) 
 
 
 def test_no_process_can_be_told_to_kill_itself_but_one_of_tests_and_development() -> None:
-    assert "RUNLEDGER_CRASH_AT kills the process" in refused(crash_at="append.after:1")
+    said = refused(crash_at="append.after:1")
+    assert "RUNLEDGER_CRASH_AT kills the process" in said
+    assert "RUNLEDGER_DEV_MODE=1 or RUNLEDGER_SCRIPTED_MODELS=1" in said
     assert "RUNLEDGER_CRASH_AT kills the process" in refused(crash_at="record", dev_mode="0")
     for lets in ("RUNLEDGER_DEV_MODE", "RUNLEDGER_SCRIPTED_MODELS"):
         known = load(GOOD | {lets: "1", "RUNLEDGER_CRASH_AT": "append.after:12"})

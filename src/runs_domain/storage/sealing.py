@@ -126,7 +126,8 @@ class DataKeys:
         return kept
 
     def _keep(self, account: AccountId, row: WrappedKey) -> DataKey | None:
-        key = None if row.wrapped is None else self._unwrap(account, row.wrapped, row)
+        wrapped = row.wrapped
+        key = None if wrapped is None else _unwrapped(self._secrets, account, wrapped, row)
         self._kept[account] = _Kept(
             key=key, until=self._clock.monotonic_seconds() + DATA_KEY_SECONDS_MAX
         )
@@ -144,14 +145,26 @@ class DataKeys:
             wrapped=nonce + wrapping.encrypt(nonce, raw, account.bytes), secret_version=version
         )
 
-    def _unwrap(self, account: AccountId, wrapped: bytes, row: WrappedKey) -> DataKey:
-        wrapping = AESGCM(self._secrets.subkey(DATA_KEY_WRAP, row.secret_version))
-        try:
-            return DataKey(
-                wrapping.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], account.bytes)
-            )
-        except InvalidTag:
-            raise HistoryCorrupt(
-                f"the data key of account {account} cannot be unwrapped:"
-                f" is server secret {row.secret_version} the one that wrapped it?"
-            ) from None
+
+def unwraps(secrets: ServerSecrets, account: AccountId, row: WrappedKey) -> bool:
+    """Whether `secrets` open a key that was not destroyed. Raises UnknownSecretVersion."""
+    try:
+        _unwrapped(secrets, account, row.wrapped or b"", row)
+    except HistoryCorrupt:
+        return False
+    return True
+
+
+def _unwrapped(
+    secrets: ServerSecrets, account: AccountId, wrapped: bytes, row: WrappedKey
+) -> DataKey:
+    wrapping = AESGCM(secrets.subkey(DATA_KEY_WRAP, row.secret_version))
+    try:
+        return DataKey(
+            wrapping.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], account.bytes)
+        )
+    except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
+        raise HistoryCorrupt(
+            f"the data key of account {account} cannot be unwrapped:"
+            f" is server secret {row.secret_version} the one that wrapped it?"
+        ) from None
