@@ -16,7 +16,7 @@ from runs_domain.faults import brief, log_fault
 from runs_domain.ids import RunId
 from runs_domain.plan import TRIES_MAX, WORKER_LOST, error_told
 from runs_domain.ports import Job
-from workers.delivery import Delivery, JobFunction
+from workers.delivery import Delivery, JobFunction, NotForThisWorker
 from workers.held_run import HeldRun
 from workers.job_entry import WEATHER
 
@@ -71,7 +71,7 @@ class Burials:
                 return True
             try:
                 return await function(ctx, job, delivery)
-            except WEATHER:
+            except (*WEATHER, NotForThisWorker):
                 raise
             except Exception as error:
                 if delivery.retries + 1 >= BROKEN_TRIES_MAX:

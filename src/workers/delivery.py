@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from runs_domain.errors import RunledgerError
 from runs_domain.faults import cleaned
 from runs_domain.ports import Job
 from runs_domain.storage.redis_deliveries import Entry
@@ -41,6 +42,10 @@ Raising gives the job back to be tried after a pause. A lost lease cancels it.
 """
 
 
+class NotForThisWorker(RunledgerError):
+    """Others of the fleet can do the job; nothing was begun here. It is given back as it came."""
+
+
 @dataclass(slots=True, eq=False)
 class RunningJob:
     ticket: str
@@ -55,6 +60,8 @@ class RunningJob:
     """What broke it here (`faults.brief`)."""
     weather: bool = False
     """It cannot go on now for a reason that is not its own: no try of the run's."""
+    unfit: bool = False
+    """It was left as it came, for a worker that can do it."""
     store_away: bool = False
     """That reason is PostgreSQL, which no other run can do without either."""
 
@@ -73,6 +80,7 @@ class WorkerCounters:
     reclaimed: int = 0
     leases_lost: int = 0
     handed_over: int = 0
+    unfit: int = 0
     redis_failures: int = 0
 
 

@@ -98,8 +98,9 @@ class Driver:
     ) -> bool:
         """True = done as far as this job goes; False = `stopping` was set first: hand it over.
 
-        A run that is unknown or another worker's is left alone. Whatever is raised leaves the
-        job to be redelivered. `last_error` is what broke it the last time, if that is known.
+        A run that is unknown or another worker's is left alone. NotForThisWorker: nothing was
+        begun, others can. Whatever else is raised leaves the job to be redelivered. `last_error`
+        is what broke it the last time, if that is known.
         """
         run_id = RunId(UUID(job.id))
         held = HeldRun(
@@ -113,7 +114,9 @@ class Driver:
         )
         held.last_error = last_error or plan.WORKER_LOST
         try:
-            if await take(held, job, self._chunks, redelivered=redelivered):
+            if await take(
+                held, job, self._chunks, redelivered=redelivered, serves=self._model.serves
+            ):
                 await self._keys.renew(held)
                 await recover_stream(held, self._log, self._chunks)
             if isinstance(self._next_step(held), plan.Done):

@@ -28,6 +28,8 @@ from workers.retry_budget import RetryBudget, RetryLimits
 
 logger = logging.getLogger(__name__)
 
+WORKER_ACTOR: Final = "worker:"
+"""Before a worker's id in the envelope of what it appends."""
 CONFLICTS_MAX: Final = 16
 """Appends of others that one append of ours gives way to before it gives up."""
 STORE_PATIENCE_SECONDS: Final = 60.0
@@ -67,7 +69,7 @@ class HeldRun:
         self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt, self.confirm)
         self._log = log
         self._clock = clock
-        self._actor = f"worker:{worker_id}"
+        self._actor = WORKER_ACTOR + worker_id
         self._stream: Stream = empty(run_id)
         self._call_due_at: datetime | None = None
         self._correlation = str(run_id)
@@ -125,7 +127,7 @@ class HeldRun:
                     pass
 
     def _is_a_rivals(self, entry: Recorded) -> bool:
-        return entry.actor.startswith("worker:") and entry.actor != self._actor
+        return entry.actor.startswith(WORKER_ACTOR) and entry.actor != self._actor
 
     def _take(self, recorded: Sequence[Recorded], *, sent: int = 0) -> None:
         if not recorded:

@@ -46,12 +46,16 @@ class JobEnds:
         self._counters.handed_over += 1
         await self._give_back(running, "handover")
 
-    async def return_untouched(self, running: RunningJob) -> None:
-        """It came while this worker was about to stop, and was not begun."""
+    async def return_untouched(self, running: RunningJob, *, delay_ms: int = 0) -> None:
+        """It came while this worker was about to stop, or is not for it, and was not begun."""
         cause: Cause = "resent" if running.delivery.redelivered else running.job.cause
-        await self._give_back(running, cause)
+        await self._give_back(running, cause, delay_ms=delay_ms)
 
     async def retry(self, running: RunningJob, *, delay_ms: int) -> None:
+        if running.unfit:
+            self._counters.unfit += 1
+            await self.return_untouched(running, delay_ms=delay_ms)
+            return
         self._counters.retried += 1
         if running.weather:  # it was let go of in good order, as at a hand-over
             await self._give_back(running, "handover", delay_ms=delay_ms)

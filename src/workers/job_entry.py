@@ -11,7 +11,7 @@ from arq.worker import Retry, RetryJob
 from runs_domain.errors import QueueUnavailable, SandboxUnavailable, StoreUnavailable
 from runs_domain.faults import brief, log_fault
 from runs_domain.ports import Job
-from workers.delivery import Delivery, JobFunction, RunningJob
+from workers.delivery import Delivery, JobFunction, NotForThisWorker, RunningJob
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
             done = await function(ctx, job, delivery)
         except Retry:
             raise
+        except NotForThisWorker as error:
+            logger.warning("%s waits %g s: %s", running.key, WEATHER_SECONDS, error)
+            running.unfit = True
+            raise Retry(defer=WEATHER_SECONDS) from None
         except WEATHER as error:
             logger.warning("%s waits %g s: %s", running.key, WEATHER_SECONDS, type(error).__name__)
             running.weather = True

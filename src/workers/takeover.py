@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from runs_domain import commands as c
 from runs_domain import frames as wire
+from runs_domain import plan
 from runs_domain.closing import OUTCOME_UNKNOWN
 from runs_domain.errors import (
     AppendRefused,
@@ -23,10 +25,11 @@ from runs_domain.errors import (
 from runs_domain.faults import log_fault
 from runs_domain.frames import frames_of
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream, ChunkTail, EventLog, Fence, Job
+from runs_domain.ports import ChunkStream, ChunkTail, EventLog, Fence, Job, Recorded
 from runs_domain.run import FIRST_ATTEMPT, is_live
 from runs_domain.step import StepRecorder
-from workers.held_run import HeldRun
+from workers.delivery import NotForThisWorker
+from workers.held_run import WORKER_ACTOR, HeldRun
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +38,27 @@ FENCE_SECONDS_MAX: Final = 0.25
 """How long a run waits for its fence; without one its chunk writer goes on trying."""
 
 
-async def take(held: HeldRun, job: Job, chunks: ChunkStream, *, redelivered: bool) -> bool:
+async def take(
+    held: HeldRun,
+    job: Job,
+    chunks: ChunkStream,
+    *,
+    redelivered: bool,
+    serves: Callable[[str], bool],
+) -> bool:
     """Read the run; append `resumed` unless this is the first worker. True = resumed.
 
     The fence goes up before our first append: that append, which is refused once somebody else
     has appended, is then the look into the log that makes the fence good for writing.
 
-    Raises RunNotFound for an unknown run and StaleAttempt when another worker was faster.
+    Raises RunNotFound for an unknown run, StaleAttempt when another worker was faster, and
+    NotForThisWorker, before anything was appended, when the run needs a model that is not served.
     """
     fence = None
     if is_fresh := job.cause == "fresh" and not redelivered:  # at no cost: beside the reading
-        fence, _ = await asyncio.gather(_raised(held, chunks, FIRST_ATTEMPT), held.reload())
+        fence, past = await asyncio.gather(_raised(held, chunks, FIRST_ATTEMPT), held.reload())
     else:
-        await held.reload()
+        past = await held.reload()
     if held.state.requested is None:
         raise RunNotFound(f"run {held.run_id} has no events")
     held.attempt = held.state.attempt
@@ -55,6 +66,7 @@ async def take(held: HeldRun, job: Job, chunks: ChunkStream, *, redelivered: boo
     if not is_live(held.state):
         held.holding = True
         return False
+    _check_model(held, serves)
     if untouched and is_fresh:
         held.holding, held.writer.fence = True, fence
         held.writer.begin(held.attempt, held.cursor.next_index, written=held.cursor.next_index)
@@ -70,7 +82,29 @@ async def take(held: HeldRun, job: Job, chunks: ChunkStream, *, redelivered: boo
         held.holding = True
         return False
     held.attempt, held.holding = attempt, True
+    _log_takeover(held, reason, past)
     return True
+
+
+def _check_model(held: HeldRun, serves: Callable[[str], bool]) -> None:
+    """While a deploy adds a model, its older half must not fail the runs of the newer half."""
+    if isinstance(plan.next_step(held.state), plan.Finish):
+        return  # cancelled, say: any worker can end it
+    model = held.requested.model
+    if not serves(model):
+        raise NotForThisWorker(f"no adapter of this worker serves {model!r}")
+
+
+def _log_takeover(
+    held: HeldRun, reason: Literal["lost", "handover"], past: Sequence[Recorded]
+) -> None:
+    actors = [one.actor for one in past if one.actor.startswith(WORKER_ACTOR)]
+    before = actors[-1].removeprefix(WORKER_ACTOR) if actors else "(none that wrote to it)"
+    level, what = (
+        (logging.WARNING, "was lost") if reason == "lost" else (logging.INFO, "handed it over")
+    )
+    text = "took over run %s as attempt %d: its worker %s %s"
+    logger.log(level, text, held.run_id, held.attempt, before, what)
 
 
 async def _raised(held: HeldRun, chunks: ChunkStream, attempt: Attempt) -> Fence | None:

@@ -9,6 +9,7 @@ FLEET_COUNTERS: Final[Mapping[str, str]] = MappingProxyType(
         "jobs_finished": "Jobs that came to their end",
         "jobs_retried": "Jobs given back to be tried again after a pause",
         "jobs_handed_over": "Jobs given back by workers that were stopping",
+        "jobs_unfit": "Jobs given back by workers without an adapter for their model",
         "jobs_reclaimed": "Jobs taken over after their lease had run out",
         "jobs_leases_lost": "Leases that another worker took, or that ran out, under a running job",
         "jobs_garbage": "Entries of the job stream that were dropped: no job of ours",
