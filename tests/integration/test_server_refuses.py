@@ -86,6 +86,13 @@ async def test_a_bug_is_not_taken_for_a_server_that_is_away(
         await connection.fetch("SELECT 1 / 0")
 
 
+async def test_what_is_too_large_for_the_server_is_refused_not_waited_for(
+    connection: ReconnectingConnection,
+) -> None:
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        await connection.fetch("SELECT repeat('x', 2000000000)")
+
+
 async def test_a_session_that_was_read_only_is_not_used_again(
     database: Database, connection: ReconnectingConnection
 ) -> None:

@@ -26,6 +26,8 @@ ABORT_SECONDS_MAX: Final = 1.0
 
 _READ_ONLY_CLASS: Final = "25"
 """Of SQLSTATE: what a standby answers to a write."""
+_LIMIT_CLASS: Final = "54"
+"""What PostgreSQL will never do, however well it is: too large, too many, too complex."""
 _MIGRATION_STATES: Final = frozenset({"3F000", "42501", "42703", "42883", "42P01", "0A000"})
 """A schema, right, column, function or table is not there yet, or a prepared plan is of before."""
 
@@ -54,7 +56,7 @@ def is_away(error: BaseException | None) -> bool:
     state = error.sqlstate or ""
     return (
         # Lost, starting, stopped by an admin, short of memory, disk or connections, deadlocked.
-        isinstance(error, psycopg.OperationalError)
+        (isinstance(error, psycopg.OperationalError) and not state.startswith(_LIMIT_CLASS))
         or state.startswith(_READ_ONLY_CLASS)
         or state in _MIGRATION_STATES
     )
