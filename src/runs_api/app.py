@@ -29,13 +29,14 @@ from runs_domain.storage.backing import backing
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
-from runs_domain.storage.dead_letters import PostgresDeadLetters
 from runs_domain.storage.identity import uuid7
 from runs_domain.storage.job_stats import read_stats
+from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_push import RedisCancelPush
+from runs_domain.storage.store_stats import read_store_stats
 
 HANDLERS: Final[tuple[HTTPRouteHandler, ...]] = (
     start.start_run,
@@ -134,6 +135,10 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
         redis, log, clock = base.redis, base.log, base.clock
         lookups = ReconnectingConnection(settings.database_url, name="runledger key look-ups")
         opened.push_async_callback(lookups.close)
+        looks = ReconnectingConnection(
+            settings.database_url, name="runledger metrics", parameters=LOOK_UP_SETTINGS
+        )
+        opened.push_async_callback(looks.close)
         background = Background()
         opened.push_async_callback(background.close)
         yield Deps(
@@ -149,9 +154,7 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
             default_model=settings.default_model,
             ask_store=partial(lookups.fetch, "SELECT 1"),
             ask_queue=partial(_ping, redis),
-            metrics=Metrics(
-                partial(read_stats, redis), PostgresDeadLetters(lookups).count_open, clock
-            ),
+            metrics=Metrics(partial(read_stats, redis), partial(read_store_stats, looks), clock),
             background=background,
             draining=draining,
         )

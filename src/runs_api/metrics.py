@@ -16,6 +16,7 @@ from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ports import Clock
 from runs_domain.storage.fleet_counters import FLEET_COUNTERS
 from runs_domain.storage.job_stats import JobStats
+from runs_domain.storage.store_stats import StoreStats
 
 KEPT_SECONDS: Final = 1.0
 """However many ask, the parts are asked once in this time."""
@@ -23,14 +24,14 @@ PART_SECONDS_MAX: Final = 2.0
 
 ReadStats = Callable[[], Awaitable[JobStats]]
 """Raises QueueUnavailable."""
-CountLetters = Callable[[], Awaitable[int]]
-"""The open dead letters. Raises StoreUnavailable."""
+ReadStore = Callable[[], Awaitable[StoreStats]]
+"""Raises StoreUnavailable."""
 
 
 class Metrics:
-    def __init__(self, read_stats: ReadStats, count_letters: CountLetters, clock: Clock) -> None:
+    def __init__(self, read_stats: ReadStats, read_store: ReadStore, clock: Clock) -> None:
         self._read_stats = read_stats
-        self._count_letters = count_letters
+        self._read_store = read_store
         self._clock = clock
         self._text = b""
         self._good_until = 0.0
@@ -40,9 +41,9 @@ class Metrics:
         """Prometheus text. Never raises: what cannot be read is absent, and its part is down."""
         async with self._asking:
             if self._clock.monotonic_seconds() >= self._good_until:
-                stats, letters = await asyncio.gather(self._stats(), self._letters())
+                stats, store = await asyncio.gather(self._stats(), self._store())
                 registry = CollectorRegistry(auto_describe=False)
-                registry.register(_Reading(stats, letters))
+                registry.register(_Reading(stats, store))
                 self._text = generate_latest(registry)
                 self._good_until = self._clock.monotonic_seconds() + KEPT_SECONDS
             return self._text
@@ -54,33 +55,49 @@ class Metrics:
         except (QueueUnavailable, TimeoutError):
             return None
 
-    async def _letters(self) -> int | None:
+    async def _store(self) -> StoreStats | None:
         try:
             async with asyncio.timeout(PART_SECONDS_MAX):
-                return await self._count_letters()
+                return await self._read_store()
         except (StoreUnavailable, TimeoutError):
             return None
 
 
 class _Reading(Collector):
-    def __init__(self, stats: JobStats | None, letters: int | None) -> None:
+    def __init__(self, stats: JobStats | None, store: StoreStats | None) -> None:
         """None = the part does not answer."""
         self._stats = stats
-        self._letters = letters
+        self._store = store
 
     @override
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("runledger_up", "1 = the part answers this API", labels=["part"])
-        up.add_metric(["postgres"], self._letters is not None)
+        up.add_metric(["postgres"], self._store is not None)
         up.add_metric(["redis"], self._stats is not None)
         yield up
-        if self._letters is not None:
-            what = "Dead letters that no operator has closed"
-            yield GaugeMetricFamily("runledger_dead_letters_open", what, value=self._letters)
+        if self._store is not None:
+            yield from _unfinished(self._store)
         if self._stats is not None:
             yield from _gauges(self._stats)
             for name, count in self._stats.counters.items():
                 yield CounterMetricFamily(f"runledger_{name}", FLEET_COUNTERS[name], value=count)
+
+
+def _unfinished(store: StoreStats) -> Iterator[Metric]:
+    for name, what, value in (
+        ("dead_letters_open", "Dead letters that no operator has closed", store.open_letters),
+        (
+            "runs_open",
+            "Runs that are not at their end, wherever their job is, but withheld ones",
+            store.open_runs,
+        ),
+        (
+            "runs_still_seconds_max",
+            "Since the last event of the open run that is still for longest; 0 = none is open",
+            store.still_seconds_max,
+        ),
+    ):
+        yield GaugeMetricFamily(f"runledger_{name}", what, value=value)
 
 
 def _gauges(stats: JobStats) -> Iterator[Metric]:

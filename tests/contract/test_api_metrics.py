@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runs_domain.storage.fleet_counters import FLEET_COUNTERS
 from runs_domain.storage.job_stats import AccountJobs, JobStats, WorkerJobs
+from runs_domain.storage.store_stats import StoreStats
 from tests.support.api import NO_JOBS, Api
 
 LABEL_VALUES = {"queued", "taken", "waiting", "delayed", "held", "postgres", "redis"}
@@ -53,12 +54,14 @@ async def samples(api: Api) -> Samples:
 
 
 async def test_it_tells_where_jobs_are_and_what_workers_counted() -> None:
-    api = Api(stats=BUSY, open_letters=2)
+    api = Api(stats=BUSY, unfinished=StoreStats(2, 9, 61.5))
 
     told = await samples(api)
 
     expected = {
         ("runledger_dead_letters_open", ""): 2,
+        ("runledger_runs_open", ""): 9,
+        ("runledger_runs_still_seconds_max", ""): 61.5,
         ("runledger_up", "postgres"): 1,
         ("runledger_up", "redis"): 1,
         ("runledger_jobs", "queued"): 1,
@@ -91,6 +94,8 @@ async def test_without_redis_its_samples_are_absent_and_it_is_down() -> None:
 
     assert await samples(api) == {
         ("runledger_dead_letters_open", ""): 0,
+        ("runledger_runs_open", ""): 0,
+        ("runledger_runs_still_seconds_max", ""): 0,
         ("runledger_up", "postgres"): 1,
         ("runledger_up", "redis"): 0,
     }
@@ -103,7 +108,8 @@ async def test_without_postgres_it_still_answers() -> None:
     told = await samples(api)
 
     assert told["runledger_up", "postgres"] == 0
-    assert ("runledger_dead_letters_open", "") not in told
+    for name in ("dead_letters_open", "runs_open", "runs_still_seconds_max"):
+        assert (f"runledger_{name}", "") not in told
     assert told["runledger_jobs", "taken"] == 4
 
 

@@ -27,6 +27,7 @@ from runs_domain.storage.job_stats import JobStats
 from runs_domain.storage.memory import MemoryEventLog
 from runs_domain.storage.memory_chunks import MemoryChunks
 from runs_domain.storage.memory_jobs import MemoryCancelPush, MemoryJobs
+from runs_domain.storage.store_stats import StoreStats
 from tests.support.asgi import Answer, Exchange, call, opened
 from tests.support.driven import Driven
 
@@ -194,6 +195,8 @@ NO_JOBS = JobStats(
     counters=dict.fromkeys(FLEET_COUNTERS, 0),
 )
 
+NOTHING_OPEN = StoreStats(open_letters=0, open_runs=0, still_seconds_max=0.0)
+
 
 @dataclass
 class Api:
@@ -209,7 +212,7 @@ class Api:
     background: Background = field(default_factory=Background)
     stats: JobStats = NO_JOBS
     readings: int = 0
-    open_letters: int = 0
+    unfinished: StoreStats = NOTHING_OPEN
 
     def __post_init__(self) -> None:
         self.log = Log(ServerSecrets({1: SETTINGS.secret}, current=1), self.clock)
@@ -226,7 +229,7 @@ class Api:
             default_model=SETTINGS.default_model,
             ask_store=self._ask_store,
             ask_queue=self._ask_queue,
-            metrics=Metrics(self._read_stats, self._count_letters, self.clock),
+            metrics=Metrics(self._read_stats, self._read_store, self.clock),
             background=self.background,
             draining=self.draining,
         )
@@ -237,9 +240,9 @@ class Api:
         if self.log.down:
             raise StoreUnavailable("down")
 
-    async def _count_letters(self) -> int:
+    async def _read_store(self) -> StoreStats:
         await self._ask_store()
-        return self.open_letters
+        return self.unfinished
 
     async def _read_stats(self) -> JobStats:
         await self._ask_queue()
