@@ -292,8 +292,10 @@ async def test_a_job_that_waits_can_be_cancelled_and_sent_again(fleet: Fleet) ->
 async def test_cancelling_a_queued_job_makes_room_for_one_that_waits(fleet: Fleet) -> None:
     await fleet.has_slots(1)
     await fleet.send(BUSY, "a", "b")
+    assert await fleet.untaken() == ["a"]
     await fleet.jobs.cancel("run", "a")
 
+    assert await fleet.untaken() == ["b"], "no sweep has come yet"
     assert await fleet.take(1) == ["b"]
 
 

@@ -54,6 +54,19 @@ async def test_a_command_is_decided_again_on_what_a_rival_left() -> None:
     assert handled.stream == await load(log, run.run_id)
 
 
+async def test_a_cancel_gets_through_while_a_worker_appends_step_after_step() -> None:
+    """The number is what a cancel must bear, not how often it happens to be tried."""
+    log = RivalLog()
+    run = Run(log)
+    await run.start()
+    log.rivals = 20
+
+    await handle(log, run.run_id, CANCEL, run.context)
+
+    assert log.rivals == 0
+    assert (await load(log, run.run_id)).state.cancel_requested
+
+
 async def test_a_command_that_always_comes_late_is_refused_in_the_end() -> None:
     log = RivalLog()
     run = Run(log)
