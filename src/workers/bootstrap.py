@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
 from runs_domain.storage.dead_letters import PostgresDeadLetters
-from runs_domain.storage.identity import uuid7
 from runs_domain.storage.log_wakes import woken
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_jobs import RedisJobs
@@ -40,6 +38,7 @@ from workers.reconciler import Reconciler, reconcile_cron
 from workers.retry_budget import RetryLimits
 from workers.run_keys import RunKeys
 from workers.stream_worker import StreamWorker
+from workers.worker_id import new_worker_id
 
 LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 """An address that means all of them is none to connect to."""
@@ -62,6 +61,7 @@ async def run_worker(settings: Settings) -> None:
 
 async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWorker, CancelWatch]:
     points = WorkerCrashPoints(CrashPoints(settings.crash_at))
+    worker_id = new_worker_id()
     sandboxes = await _sandboxes(settings)
     opened.push_async_callback(sandboxes.close)
     base = await opened.enter_async_context(backing(settings))
@@ -76,6 +76,7 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
         opened,
         base,
         points=points,
+        worker_id=worker_id,
         sandboxes=sandboxes,
         burials=burials,
         watch=watch,
@@ -93,6 +94,7 @@ async def _worker(settings: Settings, opened: AsyncExitStack) -> tuple[StreamWor
     worker = StreamWorker(
         settings.redis_url.reveal(),
         {"run": burials.guarded(run)},
+        consumer=worker_id,
         cron_jobs=[reconcile_cron(reconciler)],
         slots=settings.worker_slots,
         lease_seconds=settings.lease_seconds,
@@ -116,6 +118,7 @@ def _driver(
     base: Backing,
     *,
     points: WorkerCrashPoints,
+    worker_id: str,
     sandboxes: SandboxProvider,
     burials: Burials,
     watch: CancelWatch,
@@ -140,18 +143,13 @@ def _driver(
         watch=watch,
         clock=base.clock,
         tool_timeout_seconds=settings.tool_timeout_seconds,
-        worker_id=worker_id(),
+        worker_id=worker_id,
         burials=burials,
         retry_limits=RetryLimits(
             retries_max=settings.model_retries_max,
             seconds_max=settings.model_retry_seconds_max,
         ),
     )
-
-
-def worker_id() -> str:
-    """Names this process in the envelope of what it appends; no two are alike."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid7().hex[-8:]}"
 
 
 async def _sandboxes(settings: Settings) -> SandboxProvider:

@@ -11,9 +11,6 @@ Redis being away, wiped or restarted is weather: the worker waits and goes on.
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -33,7 +30,12 @@ from runs_domain.errors import QueueUnavailable
 from runs_domain.ports import JobKind
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.redis_client import PipelinedRedis
-from runs_domain.storage.redis_deliveries import Entry, JobDeliveries, reader_lane
+from runs_domain.storage.redis_deliveries import (
+    Entry,
+    JobDeliveries,
+    StreamForgotten,
+    reader_lane,
+)
 from runs_domain.storage.waking import wait_for
 from workers.arq_pool import ArqPool, Payload, payload
 from workers.delivery import JobFunction, RunningJob, WorkerCounters, take
@@ -41,6 +43,7 @@ from workers.job_ends import BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_MIN, JobEnds
 from workers.job_entry import RETRY_SECONDS_MIN, entered, log_failure
 from workers.lease import LeaseKeeper
 from workers.tally import Tally
+from workers.worker_id import new_worker_id
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class StreamWorker(Worker):
         redis_url: str,
         functions: Mapping[JobKind, JobFunction],
         *,
+        consumer: str = "",
         cron_jobs: Sequence[CronJob] = (),
         slots: int = 64,
         lease_seconds: float = 3.0,
@@ -88,8 +92,11 @@ class StreamWorker(Worker):
         on_shutdown: StartupShutdown | None = None,
         wrap: Callable[[JobDeliveries], JobDeliveries] = lambda deliveries: deliveries,
     ) -> None:
-        """`wrap` may put something around what is told to Redis of jobs; tests do."""
-        self.consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        """`consumer` is this process's alone, also after its end; by default it gets a new one.
+
+        `wrap` may put something around what is told to Redis of jobs; tests do.
+        """
+        self.consumer = consumer or new_worker_id()
         self.counters = WorkerCounters()
         self._tally = Tally({"jobs": self.counters, **also_counted})
         self._sweep_seconds = min(lease_seconds / SWEEPS_PER_LEASE, SWEEP_SECONDS_MAX)
@@ -101,6 +108,10 @@ class StreamWorker(Worker):
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self._group_is_open = self._was_away = self._store_is_away = False
+        self._away_since: float | None = None
+        self._stop_began: tuple[float, int, int] | None = None
+        """When, and what had been handed over and finished by then."""
+        self._has_stopped = False
         self._next_try = 0.0
         self._scout = ""
         self._next_sweep = self._next_tell = self._next_health = self._next_forget = 0.0
@@ -153,6 +164,9 @@ class StreamWorker(Worker):
 
     def stop(self) -> None:
         """Take nothing more; running jobs come to the end of their step and are handed over."""
+        if self._stop_began is None:
+            counted = self.counters
+            self._stop_began = (self.loop.time(), counted.handed_over, counted.finished)
         self._stopping.set()
         self._wake.set()
         for running in self._running.values():
@@ -188,6 +202,19 @@ class StreamWorker(Worker):
             await self.on_shutdown(self.ctx)
         await self._deliveries.close()
         await self._redis.aclose()
+        self._say_stopped()
+
+    def _say_stopped(self) -> None:
+        if self._stop_began is None or self._has_stopped:
+            return
+        self._has_stopped = True
+        since, handed_over, finished = self._stop_began
+        logger.info(
+            "stopped after %.1f s: %d handed over, %d finished",
+            self.loop.time() - since,
+            self.counters.handed_over - handed_over,
+            self.counters.finished - finished,
+        )
 
     # -------------------------------------------------------------------- taking jobs
 
@@ -197,14 +224,26 @@ class StreamWorker(Worker):
             try:
                 await self._take()
                 failures = 0
+                self._say_redis_is_back()
             except QueueUnavailable as error:
                 self._group_is_open, self._was_away = False, True
                 self.counters.redis_failures += 1
-                logger.warning("cannot take jobs: %s", error)
+                if isinstance(error, StreamForgotten):
+                    logger.warning("Redis has forgotten the job stream; it is made again")
+                else:
+                    if self._away_since is None:
+                        self._away_since = self.loop.time()
+                    logger.warning("cannot take jobs: %s", error)
                 await wait_for(
                     self._stopping, min(BACK_OFF_SECONDS_MIN * 2**failures, BACK_OFF_SECONDS_MAX)
                 )
                 failures = min(failures + 1, 10)
+
+    def _say_redis_is_back(self) -> None:
+        if self._away_since is not None:
+            seconds = self.loop.time() - self._away_since
+            self._away_since = None
+            logger.warning("Redis answers again after %.1f s", seconds)
 
     async def _take(self) -> None:
         """One round: what dead workers held comes first, then new entries."""

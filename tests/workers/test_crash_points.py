@@ -1,12 +1,13 @@
 """The points themselves: counted once a place, nothing at all while they are off."""
 
+import logging
 import os
 import signal
 from typing import Any, cast
 
 import pytest
 
-from runs_domain.crash_at import POINTS
+from runs_domain.crash_at import POINTS, RECORD
 from runs_domain.storage.crash_points import CrashPoints, replaced
 from workers.crash_points import WorkerCrashPoints
 
@@ -70,6 +71,7 @@ def test_what_was_not_done_has_no_point_after_it(
 ) -> None:
     caplog.set_level("INFO")
     points = CrashPoints(setting)
+    caplog.clear()
 
     def refuse() -> None:
         with points.around("append", what="completed"):
@@ -102,3 +104,16 @@ def test_every_before_has_its_after() -> None:
     assert set(POINTS) - alone == {
         f"{name}.{when}" for name in names for when in ("before", "after")
     }
+
+
+def test_a_process_that_is_to_kill_itself_says_so_at_its_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    CrashPoints("")
+    CrashPoints(RECORD)
+    assert "kill itself" not in caplog.text
+
+    CrashPoints("append.before:2")
+
+    text = "this process will kill itself at append.before:2 (RUNLEDGER_CRASH_AT)"
+    assert [(one.levelno, one.message) for one in caplog.records] == [(logging.WARNING, text)]

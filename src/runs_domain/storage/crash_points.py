@@ -27,6 +27,8 @@ class CrashPoints:
         self.on = bool(setting)
         self._at: CrashAt | None = place_of(setting)
         self._reached: Counter[str] = Counter()
+        if self._at is not None:
+            logger.warning("this process will kill itself at %s (RUNLEDGER_CRASH_AT)", setting)
 
     def reached(self, point: str, *, times: int = 1, what: str = "") -> None:
         """The process may be gone afterwards. `what` tells a log's reader more: no content."""

@@ -34,6 +34,10 @@ _HEAL: Final = job_script("job_heal")
 RENEW: Final = job_script("job_renew")
 
 
+class StreamForgotten(QueueUnavailable):
+    """The consumer group is gone: Redis was emptied. `open` makes it again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An entry as it stands in the stream: nothing in it has been checked."""
@@ -86,6 +90,8 @@ class JobDeliveries:
                 *("BLOCK", max(1, int(wait_seconds * 1000)), "STREAMS", names.JOB_STREAM, ">"),
             )
         except (RedisError, OSError) as error:
+            if _is_forgotten(error):
+                raise StreamForgotten(f"read: {type(error).__name__}") from error
             raise QueueUnavailable(f"read: {type(error).__name__}") from error
         return _entries(reply[0][1]) if reply else []
 
@@ -93,7 +99,12 @@ class JobDeliveries:
         """Bring due jobs and shares in order, then take up to `count` whose lease ran out."""
         limits = (self._lease_ms, count, DUE_PER_CALL_MAX, self._sweep_gap_ms)
         args = (names.GROUP, self._consumer, *limits, *running)
-        _, taken = await _RECLAIM(self._redis, JOB_KEYS, args)
+        try:
+            _, taken = await _RECLAIM(self._redis, JOB_KEYS, args)
+        except QueueUnavailable as error:
+            if _is_forgotten(error.__cause__):
+                raise StreamForgotten(str(error)) from error
+            raise
         return _entries(taken)
 
     async def strangers(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -190,6 +201,11 @@ class JobDeliveries:
 def reader_lane(url: str, *, wait_seconds: float) -> Lane:
     """A connection of its own for `read`; its deadline lies beyond the longest wait."""
     return Lane(url, command_seconds=wait_seconds + COMMAND_SECONDS)
+
+
+def _is_forgotten(error: BaseException | None) -> bool:
+    """How a read is told that waited while Redis was emptied, and whatever comes after that."""
+    return str(error).startswith(("UNBLOCKED", "NOGROUP"))
 
 
 def _entries(rows: Sequence[Any]) -> list[Entry]:
