@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.chaos_report import (
     check_invariants,
     counted,
     doubled_effects,
+    errors_in,
     table,
 )
 from tests.support.nursery import nursery
@@ -33,7 +35,9 @@ from tests.support.run_story import first_difference
 from tests.support.stacks import LinkedStack, linked_stack
 from tests.support.waiting import until
 
-RUNS_IN_CI = 30
+RUNS_IN_CI = 40
+PACE_IN_CI = 3.0
+"""So few runs would be over before much happened to them."""
 FIXED_SEED = 3
 REST_SECONDS = 90.0
 READERS = 8
@@ -59,9 +63,15 @@ def chaotic(prepared: Path, request: pytest.FixtureRequest) -> Iterator[LinkedSt
         yield stack
 
 
-async def chaos(
-    stack: LinkedStack, kept: Path, count: int, seed: int, show: Callable[[str], None]
-) -> None:
+@dataclass(frozen=True)
+class Chaos:
+    runs: int
+    seed: int
+    pace: float = 1.0
+
+
+async def chaos(stack: LinkedStack, kept: Path, asked: Chaos, show: Callable[[str], None]) -> None:
+    count, seed = asked.runs, asked.seed
     began = time.monotonic()
     aftermath = Aftermath(stack)
     async with (
@@ -72,7 +82,7 @@ async def chaos(
         try:
             await struck.start_workers()
             async with beside(keep_effects(stack.sandboxes, kept)):
-                async with beside(struck.rain(blows(seed))):
+                async with beside(struck.rain(blows(seed, pace=asked.pace))):
                     await clients.run_errands(errands(seed, count))
                 await struck.heal()
                 await until(aftermath.is_at_rest, timeout_seconds=REST_SECONDS)
@@ -88,6 +98,7 @@ async def chaos(
         except BaseException as error:
             plan = "\n".join(map(str, struck.struck))
             error.add_note(f"chaos of {count} runs, seed {seed}; the blows were\n{plan}")
+            error.add_note("errors in the logs:\n" + "\n".join(errors_in(stack.logs)))
             raise
         show(
             table(
@@ -142,7 +153,8 @@ async def check_stories(rest: Rest, accepted: list[Accepted], kept: Path) -> int
 async def test_invariants_1_to_8_hold_in_a_small_chaos(
     chaotic: LinkedStack, tmp_path: Path, seed: int | None, show: Callable[[str], None]
 ) -> None:
-    await chaos(chaotic, tmp_path, RUNS_IN_CI, a_seed() if seed is None else seed, show)
+    asked = Chaos(RUNS_IN_CI, a_seed() if seed is None else seed, PACE_IN_CI)
+    await chaos(chaotic, tmp_path, asked, show)
 
 
 @pytest.mark.long
@@ -154,7 +166,7 @@ async def test_invariants_1_to_8_hold_in_chaos(
     show: Callable[[str], None],
 ) -> None:
     count, seed = request.config.getoption("--chaos-runs"), request.config.getoption("--chaos-seed")
-    await chaos(chaotic, tmp_path, count, a_seed() if seed is None else seed, show)
+    await chaos(chaotic, tmp_path, Chaos(count, a_seed() if seed is None else seed), show)
 
 
 def a_seed() -> int:

@@ -52,15 +52,15 @@ class Blow:
         return f"+{self.pause_seconds:.2f} s {self.what}{where} for {self.hold_seconds:.2f} s"
 
 
-def blows(seed: int) -> Iterator[Blow]:
-    """Without end: a run takes as many as it lasts."""
+def blows(seed: int, *, pace: float = 1.0) -> Iterator[Blow]:
+    """Without end: a run takes as many as it lasts. A higher `pace` has less between them."""
     chance = random.Random(f"blows {seed}")  # noqa: S311 - a test's dice
     kinds = WORKER_BLOWS | SERVER_BLOWS | LINK_BLOWS
     while True:
         (what,) = chance.choices(list(kinds), weights=list(kinds.values()))
         yield Blow(
             what=what,
-            pause_seconds=chance.uniform(*PAUSE_SECONDS),
+            pause_seconds=chance.uniform(*PAUSE_SECONDS) / pace,
             hold_seconds=chance.uniform(*HOLD_SECONDS),
             which=chance.randrange(60),
             link=chance.choice(LINKS),

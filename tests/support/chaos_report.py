@@ -18,6 +18,7 @@ from tests.support.stacks import LinkedStack
 
 SCRIPT: Final = Path(__file__).parents[2] / "scripts" / "check_invariants.py"
 SCRIPT_SECONDS_MAX: Final = 300.0
+ERRORS_SHOWN: Final = 60
 
 _STATUSES: Final = "SELECT status, count(*) FROM run_heads GROUP BY status ORDER BY status"
 _OPEN: Final = "SELECT count(*) FROM run_heads WHERE open"
@@ -101,6 +102,17 @@ def _command(call: dict[str, Any]) -> str:
 def _kept(kept: Path, accepted: Accepted) -> Counter[str] | None:
     file = kept / sandbox_name(SessionId(UUID(accepted.run.session_id)))
     return Counter(file.read_text("utf-8").split()) if file.exists() else None
+
+
+def errors_in(logs: Path) -> list[str]:
+    """The newest lines that tell of a fault, for whoever looks into a failure."""
+    lines = [
+        f"{file.name}: {line}"
+        for file in sorted(logs.glob("*.log"))
+        for line in file.read_text("utf-8", "replace").splitlines()
+        if "ERROR" in line
+    ]
+    return lines[-ERRORS_SHOWN:]
 
 
 def table(title: str, rows: dict[str, object]) -> str:

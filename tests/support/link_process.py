@@ -65,6 +65,8 @@ class Link:
                 while self._mode == "blackhole":  # nothing there has seen this connection
                     self._swallowing.add(task)
                     await self._change()
+                if self._mode == "refuse":  # it came just before
+                    return
                 up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
                 others.append(up_writer)
                 await self._both_ways(task, (reader, up_writer), (up_reader, writer))
