@@ -7,9 +7,12 @@ is still open and gets no worker: a retry sends the job again. Works with the pr
 settings; `--as` says who you are, in events and letters.
 """
 
+from operator_script import leave_with, postgres_away  # isort: split
+
 import argparse
 import asyncio
 import getpass
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +25,7 @@ import msgspec
 
 from runs_domain.dead_letters import DeadLetterDesk, Outcome
 from runs_domain.dead_letters_port import DeadLetter, Reason
-from runs_domain.errors import LetterRefused, RunledgerError
+from runs_domain.errors import LetterRefused, RunledgerError, StoreUnavailable
 from runs_domain.ids import RunId
 from runs_domain.keys import secrets_of
 from runs_domain.settings import BadSettings, Settings, load
@@ -33,10 +36,16 @@ from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 
-QUERY_SECONDS_MAX: Final = 10.0
+NAME: Final = "runledger dead letters"
+QUERY_SECONDS_MAX: Final = 5.0
+"""One statement, connecting included."""
 EVENTS_SHOWN: Final = 10
 NAME_CHARACTERS_MAX: Final = 64
 NOT_FOUND: Final = "no such dead letter"
+HEADINGS: Final = ("kind", "id", "reason", "state", "tries", "buried at", "account", "last error")
+LINE: Final = "{:4}  {:36}  {:15}  {:7}  {:>5}  {:25}  {:36}  {}"
+EVENT_HEADINGS: Final = ("version", "type", "at", "actor", "attempt")
+EVENT_LINE: Final = "{:>7}  {:26}  {:27}  {:20}  {}"
 
 
 class Ops(NamedTuple):
@@ -48,8 +57,14 @@ class Ops(NamedTuple):
 
 def main() -> int:
     options = _parser().parse_args()
+    # What fails is told in one sentence, not by the log's and the queue's own warnings as well.
+    logging.basicConfig(level=logging.ERROR)
     try:
         return asyncio.run(_run(load(os.environ), options))
+    except StoreUnavailable as error:
+        where = postgres_away(error, setting="RUNLEDGER_DATABASE_URL", name=NAME)
+        print(f"dead_letters: {where}", file=sys.stderr)
+        return 1
     except RunledgerError as error:
         print(f"dead_letters: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadSettings) else 1
@@ -96,15 +111,20 @@ def _login_name() -> str:
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     async with AsyncExitStack() as opened:
         connection = ReconnectingConnection(
-            settings.database_url, name="runledger dead letters", seconds_max=QUERY_SECONDS_MAX
+            settings.database_url, name=NAME, seconds_max=QUERY_SECONDS_MAX
         )
         opened.push_async_callback(connection.close)
+        letters = PostgresDeadLetters(connection)
+        if options.command == "list":
+            found = await letters.listed(reason=options.reason, closed_too=options.all)
+            _print_list(found, options)
+            return 0
+        await letters.count_open()  # who is away is told so before the log is opened: it waits long
         redis = PipelinedRedis(settings.redis_url.reveal())
         opened.push_async_callback(redis.aclose)
         log = await opened.enter_async_context(
             open_log(settings.database_url, secrets_of(settings), SystemClock())
         )
-        letters = PostgresDeadLetters(connection)
         actor = f"ops:{options.name or _login_name()}"
         desk = DeadLetterDesk(log, letters, RedisJobs(redis), actor=actor)
         return await _obey(Ops(letters, desk, log, connection), options)
@@ -112,10 +132,6 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 async def _obey(ops: Ops, options: argparse.Namespace) -> int:
     match options.command:
-        case "list":
-            found = await ops.letters.listed(reason=options.reason, closed_too=options.all)
-            _print_list(found, as_json=options.json)
-            return 0
         case "show":
             return await _show(ops, RunId(options.run), options)
         case "retry":
@@ -127,19 +143,19 @@ async def _obey(ops: Ops, options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------------ list, show
 
 
-def _print_list(found: Sequence[DeadLetter], *, as_json: bool) -> None:
-    if as_json:
+def _print_list(found: Sequence[DeadLetter], options: argparse.Namespace) -> None:
+    if options.json:
         print(msgspec.json.encode(found).decode())
-        return
-    for letter in found:
-        print(f"{letter.id}  {_time(letter.buried_at)}  {_about(letter)}")
+    elif not found:
+        print("no letters" if options.all else "no open letters", file=sys.stderr)
+    else:
+        print(LINE.format(*HEADINGS))
+        for one in found:
+            state, at = one.closed_how or "open", _time(one.buried_at)
+            known = (one.kind, str(one.id), one.reason, state, one.tries)
+            print(LINE.format(*known, at, str(one.account_id), one.last_error))
     if len(found) == LETTERS_MAX:
         print(f"… there may be more than {LETTERS_MAX}", file=sys.stderr)
-
-
-def _about(letter: DeadLetter) -> str:
-    state = letter.closed_how or "open"
-    return f"{letter.reason:15}  {state:7}  {letter.tries:3} tries  {letter.last_error}"
 
 
 async def _show(ops: Ops, run_id: RunId, options: argparse.Namespace) -> int:
@@ -160,28 +176,42 @@ async def _show(ops: Ops, run_id: RunId, options: argparse.Namespace) -> int:
     for letter in found:
         _print_letter(letter)
     if head is not None:
-        print(
-            f"run         {head.status}, {'open' if head.open else 'closed'}, chat {head.chat_id}"
-        )
-    for event in events:
-        said = " ".join(str(event[name]) for name in ("at", "actor", "attempt") if name in event)
-        print(f"{event['version']:5}  {event['type']:26}  {said}")
-        if "data" in event:
-            print(f"       {bytes(event['data']).decode()}")
+        live = [one.run_id for one in await ops.log.heads_of_chat(head.chat_id) if one.live]
+        held = f"held by run {live[0]}" if live else "free"
+        print(f"run:        {head.status}, its chat {head.chat_id} is {held}")
+    _print_events(events)
+    print(_what_can_be_done(found))
     return 0
 
 
+def _print_events(events: Sequence[dict[str, Any]]) -> None:
+    print(EVENT_LINE.format(*EVENT_HEADINGS))
+    for event in events:
+        print(EVENT_LINE.format(*(str(event.get(name, "")) for name in EVENT_HEADINGS)).rstrip())
+        if "data" in event:
+            print(f"{'':7}  {bytes(event['data']).decode()}")
+
+
+def _what_can_be_done(letters: Sequence[DeadLetter]) -> str:
+    run = letters[0].id
+    if any(letter.closed_how is None for letter in letters):
+        return f"next:       retry {run}, or drop {run}"
+    if any(letter.closed_how == "dropped" for letter in letters):
+        return f"next:       nothing, or retry {run}"
+    return "next:       nothing: it was retried"
+
+
 def _print_letter(letter: DeadLetter) -> None:
-    print(f"letter      {letter.id} of account {letter.account_id}")
-    print(f"reason      {letter.reason}, after {letter.tries} tries")
-    print(f"last error  {letter.last_error}")
-    print(f"buried      {_time(letter.buried_at)}")
+    print(f"letter:     {letter.id} of account {letter.account_id}")
+    print(f"reason:     {letter.reason}, after {letter.tries} tries")
+    print(f"last error: {letter.last_error}")
+    print(f"buried:     {_time(letter.buried_at)}")
     if letter.closed_at is not None:
         again = f" as run {letter.retried_as}" if letter.retried_as else ""
         how = f"{letter.closed_how}{again} by {letter.closed_by}"
-        print(f"closed      {_time(letter.closed_at)}, {how}")
+        print(f"closed:     {_time(letter.closed_at)}, {how}")
     if letter.withheld:
-        print("job         not sent until it is retried")
+        print("job:        not sent until it is retried")
 
 
 async def _add_content(ops: Ops, run_id: RunId, events: list[dict[str, Any]]) -> None:
@@ -234,4 +264,4 @@ async def _each(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_with(main)

@@ -5,20 +5,24 @@ Works with the processes' RUNLEDGER_* settings, and RUNLEDGER_ADMIN_DATABASE_URL
 role. A key is printed once and cannot be asked for again; the database holds its MAC only.
 """
 
+from operator_script import leave_with, postgres_away  # isort: split
+
 import argparse
 import asyncio
 import os
 import sys
 from uuid import UUID
 
-from runs_domain.errors import RunledgerError
+from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.ids import AccountId, KeyId
 from runs_domain.keys import secrets_of
 from runs_domain.settings import BadSettings, Settings, load
 from runs_domain.storage.accounts import Accounts
 from runs_domain.storage.connection import ReconnectingConnection
 
-OWNER_SECONDS_MAX = 10.0
+NAME = "runledger keys"
+OWNER_SECONDS_MAX = 5.0
+"""One statement, connecting included."""
 SECONDS_PER_DAY = 24 * 60 * 60
 DAYS_MAX = 3650
 
@@ -30,6 +34,10 @@ def main() -> int:
         if not settings.admin_database_url:
             raise BadSettings("RUNLEDGER_ADMIN_DATABASE_URL is not set: accounts are the owner's")
         return asyncio.run(_run(settings, options))
+    except StoreUnavailable as error:
+        where = postgres_away(error, setting="RUNLEDGER_ADMIN_DATABASE_URL", name=NAME)
+        print(f"keys: {where}", file=sys.stderr)
+        return 1
     except RunledgerError as error:
         print(f"keys: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadSettings) else 1
@@ -56,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     owner = ReconnectingConnection(
-        settings.admin_database_url, name="runledger keys", seconds_max=OWNER_SECONDS_MAX
+        settings.admin_database_url, name=NAME, seconds_max=OWNER_SECONDS_MAX
     )
     try:
         accounts = Accounts(owner, secrets_of(settings), settings.key_prefix)
@@ -103,4 +111,4 @@ def _unless(done: bool, sentence: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_with(main)

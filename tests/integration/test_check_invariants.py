@@ -1,6 +1,8 @@
 """`scripts/check_invariants.py` on a real log: clean, then broken on purpose."""
 
 import asyncio
+import bz2
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +23,7 @@ from runs_domain.settings import Secret
 from runs_domain.storage import audit_log, redis_names
 from runs_domain.storage.audit_log import LogAudit
 from runs_domain.storage.connection import ReconnectingConnection
-from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.identity import SystemClock, new_run_id
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
@@ -98,8 +100,10 @@ async def test_a_clean_log_is_told_so_in_words_and_in_json(check: Any, tmp_path:
     code, words = check(*said)
     assert code == 0, words
     assert words.startswith("3 runs, ")
+    assert ", 1 log files searched\n" in words
     code, answer = check("--json", *said)
     found = json.loads(answer)
+    assert found["logFiles"] == 1
     assert (code, found["ok"], found["runs"]) == (0, True, 3)
     assert [one["invariant"] for one in found["invariants"]] == [
         *("chain", "1", "2", "3", "4", "5", "6", "7", "8", "10")
@@ -112,7 +116,12 @@ async def test_a_broken_log_is_told_by_run_rule_and_exit_code(
     as_owner(database, "UPDATE run_heads SET status = 'failed' WHERE run_id = %s", runs[0].run_id)
     code, words = check()
     assert code == 1
-    assert "8  1 VIOLATIONS" in words
+    assert "8  1 VIOLATION  " in words
+    as_owner(database, "UPDATE run_heads SET status = 'failed' WHERE run_id = %s", runs[2].run_id)
+    assert "8  2 VIOLATIONS  " in check()[1]
+    as_owner(
+        database, "UPDATE run_heads SET status = 'completed' WHERE run_id = %s", runs[2].run_id
+    )
     assert f"run {runs[0].run_id}: its head is not the fold: status" in words
     code, answer = check("--json", "--account", str(runs[0].account_id))
     found = json.loads(answer)
@@ -121,6 +130,13 @@ async def test_a_broken_log_is_told_by_run_rule_and_exit_code(
 
 
 async def test_a_database_that_cannot_be_asked_is_no_clean_log(check: Any) -> None:
+    away = "postgresql://nobody:canary-password@127.0.0.1:1/none"
+    code, words = check(RUNLEDGER_DATABASE_URL=away)
+    assert code == 2
+    assert words == (
+        "check_invariants: could not look: PostgreSQL cannot be reached (connection refused):"
+        " look at RUNLEDGER_DATABASE_URL\n"
+    )
     code, words = check(RUNLEDGER_DATABASE_URL="postgresql://nobody@/x?host=/nowhere")
     assert (code, "could not look" in words) == (2, True)
     code, words = check(RUNLEDGER_SECRET="short")  # noqa: S106 - not one
@@ -232,11 +248,13 @@ async def test_invariant_6_a_canary_and_a_key_in_clear_are_found_wherever_they_s
     key = new_key("recoup_sk_", bytes(24))
     places = {
         "in runs": lambda: as_owner(database, "UPDATE runs SET error_message = %s", CANARY),
-        "in a job": lambda: _send(redis_url, CANARY),
-        "in worker.log": lambda: (tmp_path / "worker.log").write_text(
-            "x" * (1024 * 1024 - 5) + json.dumps(CANARY)
-        ),
-        "an API key stands in clear in api.log": lambda: (tmp_path / "api.log").write_text(key),
+        "jobs: a canary stands in clear in a job": lambda: _send(redis_url, CANARY),
+        f"logs: a canary stands in clear in {tmp_path}/worker.log": lambda: (
+            tmp_path / "worker.log"
+        ).write_text("x" * (1024 * 1024 - 5) + json.dumps(CANARY)),
+        f"logs: an API key stands in clear in {tmp_path}/api.log": lambda: (
+            tmp_path / "api.log"
+        ).write_text(key),
     }
     for put in places.values():
         put()
@@ -244,8 +262,57 @@ async def test_invariant_6_a_canary_and_a_key_in_clear_are_found_wherever_they_s
     assert code == 1
     for place in places:
         assert place in words
+    assert "run None" not in words
     assert "canary-of" not in words
     assert key not in words
+
+
+@pytest.mark.parametrize("name", ["api.log.1.gz", "old/api.log"])
+@pytest.mark.usefixtures("runs")
+def test_invariant_6_a_key_in_a_packed_log_or_in_one_that_is_named_itself_is_found(
+    check: Any, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(new_key("recoup_sk_", bytes(24)).encode()))
+    for place in (path, tmp_path):
+        code, words = check("--logs", str(place))
+        assert code == 1, words
+        assert f"       logs: an API key stands in clear in {path}\n" in words
+        assert ", 1 log files searched\n" in words
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (gzip.compress(b"x" * 1000)[:-9], "EOFError"),
+        (bz2.compress(b"x"), "it is packed with bzip2"),
+    ],
+)
+def test_a_log_that_cannot_be_searched_is_named_and_no_clean_log(
+    check: Any, tmp_path: Path, content: bytes, why: str
+) -> None:
+    path = tmp_path / "worker.log"
+    path.write_bytes(content)
+    code, words = check("--logs", str(tmp_path))
+    assert code == 2
+    assert ", 0 log files searched\n" in words
+    assert f"check_invariants: not searched: {path}: {why}\n" in words
+
+
+@pytest.mark.usefixtures("runs")
+def test_where_nothing_was_looked_at_nothing_is_ok(check: Any, tmp_path: Path) -> None:
+    stranger, nowhere = str(new_run_id()), str(tmp_path / "nowhere")
+    for arguments, sentence in (
+        (("--account", stranger), f"could not look: no run of that account: {stranger}"),
+        (("--logs", nowhere), f"there is no {nowhere}"),
+        (("--logs", str(tmp_path)), f"could not look: no file in {tmp_path}"),
+        (("--show", "-1"), "--show: it takes 0 or more"),
+        (("--query-seconds", "0"), "--query-seconds: it takes more than 0 seconds"),
+    ):
+        code, words = check(*arguments)
+        assert (code, sentence in words) == (2, True), words
+        assert "  ok  " not in words
 
 
 async def test_invariant_6_a_key_in_an_event_is_found(

@@ -84,19 +84,33 @@ async def test_letters_are_listed_and_shown_without_what_people_said(
 ) -> None:
     dead, broken = await bury("tries_exhausted"), await bury("broken")
 
-    listed = dead_letters("list").out.splitlines()
-    assert [line.split()[0] for line in listed] == [str(dead.run_id), str(broken.run_id)]
-    assert "tries_exhausted" in listed[0]
-    assert "5 tries  KeyError at a.py:7" in listed[1]
+    heading, *listed = dead_letters("list").out.splitlines()
+    names = ("kind", "id", "reason", "state", "tries", "buried at", "account", "last error")
+    for line, run, reason in zip(
+        listed, (dead, broken), ("tries_exhausted", "broken"), strict=True
+    ):
+        cells = {name: line[heading.index(name) :] for name in names if name != "tries"}
+        assert cells["kind"].startswith("run ")
+        assert cells["id"].startswith(str(run.run_id))
+        assert cells["reason"].startswith(reason)
+        assert cells["state"].startswith("open")
+        assert cells["account"].startswith(str(run.account_id))
+        assert cells["last error"] == "KeyError at a.py:7"
+        assert line[: heading.index("tries") + len("tries")].endswith(" 5")
     rows = json.loads(dead_letters("list", "--json", "--reason", "broken").out)
     assert [(row["id"], row["withheld"]) for row in rows] == [(str(broken.run_id), True)]
 
     shown = dead_letters("show", dead.run_id).out
-    assert [line.split()[:2] for line in shown.splitlines()[-3:]] == [
+    *_, state, headings, first, second, third, last = shown.splitlines()
+    assert state.split()[:4] == ["run:", "failed,", "its", "chat"]
+    assert state.endswith(" is free")
+    assert headings.split() == ["version", "type", "at", "actor", "attempt"]
+    assert [line.split()[:2] for line in (first, second, third)] == [
         ["1", "run.requested.v1"],
         ["2", "run.failed.v1"],
         ["3", "run.sandbox_released.v1"],
     ]
+    assert last.split(maxsplit=1) == ["next:", f"retry {dead.run_id}, or drop {dead.run_id}"]
     assert CANARY not in shown
     said = json.loads(dead_letters("show", dead.run_id, "--json", "--content").out)
     assert said["letters"][0]["lastError"] == "KeyError at a.py:7"
@@ -116,7 +130,9 @@ async def test_a_dead_run_is_retried_once_and_its_new_run_is_named(
     assert sent(redis_url) == [str(again).encode()]
     (letter,) = json.loads(dead_letters("list", "--all", "--json").out)
     assert (letter["retriedAs"], letter["closedBy"]) == (str(again), "ops:ada")
-    assert dead_letters("list").out == ""
+    assert dead_letters("list") == Done("", "no open letters\n")
+    assert dead_letters("show", dead.run_id).out.endswith("nothing: it was retried\n")
+    assert f"is held by run {again}\n" in dead_letters("show", dead.run_id).out
 
 
 async def test_all_letters_of_a_reason_are_retried_or_dropped_in_one_go(
@@ -164,12 +180,34 @@ async def test_a_run_that_no_release_can_read_is_shown_all_the_same(
             [broken.run_id],
         )
 
-    assert dead_letters("show", broken.run_id).out.splitlines()[-1].split() == ["1", "run.newer.v9"]
+    assert dead_letters("show", broken.run_id).out.splitlines()[-2].split() == ["1", "run.newer.v9"]
     shown = dead_letters("show", broken.run_id, "--content")
     assert "the content cannot be read: HistoryCorrupt" in shown.err
     dropped = dead_letters("drop", broken.run_id).out
     assert "keeps its chat" in dropped
     assert "withheld" not in dropped
+    assert dead_letters("show", broken.run_id).out.endswith(f"nothing, or retry {broken.run_id}\n")
+
+
+@pytest.mark.parametrize("command", ["list", "show", "retry", "drop"])
+def test_a_database_that_is_away_is_told_in_one_sentence_without_its_address(
+    command: str, redis_url: str
+) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RUNLEDGER_DATABASE_URL": "postgresql://nobody:canary-password@127.0.0.1:1/none",
+        "RUNLEDGER_REDIS_URL": redis_url,
+        "RUNLEDGER_SECRET": SERVER_KEYS,
+    }
+    arguments = [] if command == "list" else [str(new_run_id())]
+
+    done = run_script("dead_letters.py", command, *arguments, env=environment)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "dead_letters: PostgreSQL cannot be reached (connection refused):"
+        " look at RUNLEDGER_DATABASE_URL\n"
+    )
 
 
 def test_without_settings_nothing_is_begun() -> None:

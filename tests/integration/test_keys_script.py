@@ -26,8 +26,8 @@ def keys(database: Any, redis_url: str) -> Any:
         "RUNLEDGER_SECRET": SERVER_KEYS,
     }
 
-    def run(*arguments: str, code: int = 0) -> str:
-        done = run_script("keys.py", *arguments, env=environment)
+    def run(*arguments: str, code: int = 0, **changes: str) -> str:
+        done = run_script("keys.py", *arguments, env=environment | changes)
         assert done.returncode == code, done.stderr
         return done.stdout.strip() or done.stderr.strip()
 
@@ -67,3 +67,11 @@ def test_what_does_not_exist_is_said_so_and_changes_nothing(keys: Any) -> None:
     assert "no such key" in keys("revoke", stranger, stranger, code=1)
     account = keys("account", "Ada")
     assert "1 to 3650" in keys("mint", account, "--days", "0", code=1)
+
+
+def test_a_database_that_is_away_is_told_in_one_sentence_without_its_address(keys: Any) -> None:
+    away = "postgresql://owner:canary-password@127.0.0.1:1/none"
+    assert keys("account", "Ada", code=1, RUNLEDGER_ADMIN_DATABASE_URL=away) == (
+        "keys: PostgreSQL cannot be reached (connection refused):"
+        " look at RUNLEDGER_ADMIN_DATABASE_URL"
+    )

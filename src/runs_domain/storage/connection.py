@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from runs_domain.errors import StoreUnavailable
 from runs_domain.settings import PREFIX, BadSettings, Secret, Settings
+from runs_domain.storage.why_away import why_away
 
 QUERY_SECONDS_MAX: Final = 2.0
 """What a request may wait for one short query, connecting included."""
@@ -143,9 +144,9 @@ class ReconnectingConnection:
             late = not task.done()
         finally:
             if late:
-                await _abort(task, connection)
+                await cut(task, connection)
         if late:
-            raise StoreUnavailable(f"{self._name}: no answer within {self._seconds_max} s")
+            raise StoreUnavailable(f"{self._name}: no answer within {self._seconds_max:g} s")
         if connection.info.transaction_status != TransactionStatus.IDLE:  # broken, or left open
             await connection.close()
         elif not task.cancelled() and is_away(task.exception()):
@@ -157,7 +158,7 @@ class ReconnectingConnection:
     def _unavailable(self, error: psycopg.Error) -> StoreUnavailable:
         """Without the server's own sentence: it may quote values."""
         kind = StoreUnavailable if isinstance(error, psycopg.OperationalError) else ServerRefuses
-        return kind(f"{self._name}: {type(error).__name__} {error.sqlstate or ''}".strip())
+        return kind(f"{self._name}: {why_away(error)}")
 
     async def _connect(self) -> Connection:
         try:
@@ -169,7 +170,9 @@ class ReconnectingConnection:
                     options=self._options,
                 )
         except TimeoutError:
-            raise StoreUnavailable(f"{self._name}: cannot connect in time") from None
+            raise StoreUnavailable(
+                f"{self._name}: no connection within {self._seconds_max:g} s"
+            ) from None
         except psycopg.ProgrammingError:  # its text quotes the URL, password and all
             raise StoreUnavailable(f"{self._name}: the database's URL cannot be read") from None
 
@@ -187,8 +190,10 @@ def check_urls(settings: Settings) -> None:
         raise BadSettings("; ".join(bad))
 
 
-async def _abort(task: asyncio.Future[T], connection: Connection) -> None:
-    """Wake whoever waits on the socket with an end of file, whatever the network does."""
+async def cut(task: asyncio.Future[T], connection: Connection) -> None:
+    """End `task`, which uses `connection`, and close that: whoever waits on the socket is woken
+    with an end of file, whatever the network does.
+    """
     if not connection.closed:
         with socket.socket(fileno=os.dup(connection.fileno())) as twin:
             twin.shutdown(socket.SHUT_RDWR)

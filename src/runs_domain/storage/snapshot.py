@@ -15,55 +15,73 @@ from psycopg.rows import TupleRow
 
 from runs_domain.errors import StoreUnavailable
 from runs_domain.settings import Secret
-from runs_domain.storage.connection import Connection
+from runs_domain.storage.connection import Connection, ServerRefuses, cut
 from runs_domain.storage.postgres_log import READ_SETTINGS
+from runs_domain.storage.why_away import why_away
 
-PAGE_SECONDS_MAX: Final = 60.0
-"""One query of a large log; connecting too."""
+CONNECT_SECONDS_MAX: Final = 5.0
+PAGE_SECONDS_MAX: Final = 30.0
+"""One query of a large log, unless it is said otherwise."""
 
 
 class Snapshot:
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, name: str, page_seconds_max: float) -> None:
         self._connection = connection
         self._name = name
+        self._page_seconds_max = page_seconds_max
 
     async def fetch(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> list[TupleRow]:
         """Raises StoreUnavailable, after which the snapshot is of no use."""
+        task = asyncio.ensure_future(self._query(sql, parameters))
+        late = True
         try:
-            async with asyncio.timeout(PAGE_SECONDS_MAX):
-                cursor = await self._connection.execute(sql.encode(), parameters, binary=True)
-                return await cursor.fetchall()
-        except TimeoutError:
-            raise StoreUnavailable(f"{self._name}: no answer within {PAGE_SECONDS_MAX} s") from None
+            await asyncio.wait({task}, timeout=self._page_seconds_max)
+            late = not task.done()
+        finally:
+            if late:
+                await cut(task, self._connection)
+        if late:
+            raise StoreUnavailable(f"{self._name}: no answer within {self._page_seconds_max:g} s")
+        try:
+            return task.result()
         except psycopg.Error as error:
             raise _unavailable(self._name, error) from None
 
+    async def _query(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]
+    ) -> list[TupleRow]:
+        cursor = await self._connection.execute(sql.encode(), parameters, binary=True)
+        return await cursor.fetchall()
+
 
 @asynccontextmanager
-async def open_snapshot(url: Secret, *, name: str) -> AsyncIterator[Snapshot]:
+async def open_snapshot(
+    url: Secret, *, name: str, page_seconds_max: float = PAGE_SECONDS_MAX
+) -> AsyncIterator[Snapshot]:
     """Raises StoreUnavailable."""
     options = " ".join(
         f"-c {key}={value}" for key, value in {"timezone": "UTC", **READ_SETTINGS}.items()
     )
     try:
-        async with asyncio.timeout(PAGE_SECONDS_MAX):
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
             connection = await AsyncConnection.connect(
                 url.reveal(), application_name=name, options=options
             )
     except TimeoutError:
-        raise StoreUnavailable(f"{name}: cannot connect in time") from None
+        raise StoreUnavailable(f"{name}: no connection within {CONNECT_SECONDS_MAX:g} s") from None
     except psycopg.Error as error:
         raise _unavailable(name, error) from None
     try:
         await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await connection.set_read_only(True)
-        yield Snapshot(connection, name)
+        yield Snapshot(connection, name, page_seconds_max)
     finally:
         await connection.close()
 
 
 def _unavailable(name: str, error: psycopg.Error) -> StoreUnavailable:
     """Without the server's own sentence: it may quote values."""
-    return StoreUnavailable(f"{name}: {type(error).__name__} {error.sqlstate or ''}".strip())
+    kind = StoreUnavailable if isinstance(error, psycopg.OperationalError) else ServerRefuses
+    return kind(f"{name}: {why_away(error)}")

@@ -1,0 +1,43 @@
+"""What operators' scripts share. Imported first: without the packages it says how to get them."""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("runs_domain", "msgspec", "psycopg", "redis", "rich")
+READER_LEFT = 141
+"""The exit code of a program whose reader, say `head`, has read enough: 128 + SIGPIPE."""
+INTERRUPTED = 130
+
+if not all(map(find_spec, PACKAGES)):
+    script = Path(sys.argv[0]).name
+    print(f"{script}: run it with .venv/bin/python scripts/{script}", file=sys.stderr)
+    sys.exit(2)
+
+from runs_domain.errors import StoreUnavailable  # noqa: E402 - now it is known to be there
+from runs_domain.storage.connection import ServerRefuses  # noqa: E402
+
+
+def leave_with(main: Callable[[], int]) -> None:
+    """End the process with what `main` returns, without a traceback if its reader has left."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whatever is still in the buffer goes nowhere: the interpreter writes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = READER_LEFT
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def postgres_away(error: StoreUnavailable, *, setting: str, name: str) -> str:
+    """A sentence for an operator; `name` is that of the script's connection.
+
+    It says where the address stands, never the address: that holds a password.
+    """
+    what = "refuses" if isinstance(error, ServerRefuses) else "cannot be reached"
+    return f"PostgreSQL {what} ({str(error).removeprefix(f'{name}: ')}): look at {setting}"

@@ -1,0 +1,82 @@
+"""What is true of every script for operators: no packages, servers that hang."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runs_domain.errors import StoreUnavailable
+from runs_domain.settings import Secret
+from runs_domain.storage.snapshot import open_snapshot
+from tests.support.operators import SCRIPTS, run_script
+from tests.support.redis_weather import frozen
+from tests.support.servers import create_database
+from workers.stack.servers import Servers
+
+SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
+ID = "00000000-0000-7000-8000-000000000001"
+PYTHON = Path(sys.executable).resolve()
+"""The one that the environment was made of: it has no packages of ours."""
+
+
+@pytest.mark.parametrize("name", ["check_invariants", "dead_letters", "jobs", "keys"])
+def test_a_script_without_the_packages_says_how_to_run_it(name: str) -> None:
+    ended = subprocess.run(  # noqa: S603 - our own argv
+        [PYTHON, "-S", SCRIPTS / f"{name}.py"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"{name}.py: run it with .venv/bin/python scripts/{name}.py\n"
+
+
+async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
+    own_servers: Servers,
+) -> None:
+    database = create_database(own_servers)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RUNLEDGER_DATABASE_URL": database.url,
+        "RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url,
+        "RUNLEDGER_REDIS_URL": own_servers.redis_url,
+        "RUNLEDGER_SECRET": SERVER_KEYS,
+    }
+    scripts = (
+        ("dead_letters", ("list",), 1),
+        ("dead_letters", ("show", ID), 1),
+        ("dead_letters", ("retry", ID), 1),
+        ("check_invariants", (), 2),
+        ("keys", ("account", "Ada"), 1),
+    )
+
+    async def ends_with_a_sentence(name: str, arguments: tuple[str, ...], code: int) -> None:
+        ended = await asyncio.to_thread(run_script, f"{name}.py", *arguments, env=environment)
+        assert (ended.returncode, ended.stdout) == (code, "")
+        (sentence,) = ended.stderr.splitlines()
+        assert sentence.startswith(f"{name}: ")
+        assert "PostgreSQL cannot be reached (no connection within 5 s)" in sentence
+        assert "DATABASE_URL" in sentence
+
+    with frozen(own_servers.postgres.child):
+        await asyncio.gather(*(ends_with_a_sentence(*one) for one in scripts))
+
+
+async def test_a_postgresql_that_begins_to_hang_ends_a_long_read_at_its_deadline(
+    own_servers: Servers,
+) -> None:
+    database = create_database(own_servers)
+    url = Secret(database.url)
+    async with open_snapshot(url, name="check", page_seconds_max=0.2) as snapshot:
+        assert await snapshot.fetch("SELECT 1") == [(1,)]
+        with frozen(own_servers.postgres.child):
+            reads = [snapshot.fetch("SELECT 1") for _ in range(3)]
+            for answer in await asyncio.gather(*reads, return_exceptions=True):
+                assert isinstance(answer, StoreUnavailable), answer
+        with pytest.raises(StoreUnavailable):
+            await snapshot.fetch("SELECT 1")
