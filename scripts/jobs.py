@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Show the job system: `.venv/bin/python scripts/jobs.py [--json] [--watch]`.
 
-What is queued, running, waiting for its account's share, delayed; the oldest; the busiest accounts;
-each worker with its slots and lease ages. Works with the processes' RUNLEDGER_* settings. Exit 0
-when Redis has answered, 1 when it cannot be reached.
+What is queued, taken by a worker, waiting for its account's share, delayed; the oldest; the busiest
+accounts; each worker with its slots and lease ages. Works with the processes' RUNLEDGER_* settings.
+Exit 0 when Redis has answered, 1 when it cannot be reached.
 """
+
+from operator_script import leave_with  # isort: split
 
 import argparse
 import asyncio
@@ -13,7 +15,7 @@ import os
 import sys
 
 import msgspec
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -58,7 +60,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         elif options.watch:
             await _watch(redis)
         else:
-            Console().print(page(await read_stats(redis)))
+            _print(page(await read_stats(redis)))
     finally:
         await redis.aclose()
     return 0
@@ -73,10 +75,22 @@ async def _print_json(redis: PipelinedRedis, *, watch: bool) -> None:
 
 
 async def _watch(redis: PipelinedRedis) -> None:
+    if not sys.stdout.isatty():
+        while True:
+            _print(page(await read_stats(redis)), "")
+            await asyncio.sleep(WATCH_SECONDS)  # noqa: TID251 - a pace for human eyes
     with Live(page(await read_stats(redis)), auto_refresh=False) as live:
         while True:
             await asyncio.sleep(WATCH_SECONDS)  # noqa: TID251 - a pace for human eyes
             live.update(page(await read_stats(redis)), refresh=True)
+
+
+def _print(*what: RenderableType) -> None:
+    """By `print`, so that a reader who has left is a BrokenPipeError here as everywhere."""
+    console = Console()
+    with console.capture() as captured:
+        console.print(*what, sep="\n")
+    print(captured.get(), end="", flush=True)
 
 
 def page(stats: JobStats) -> Group:
@@ -85,7 +99,7 @@ def page(stats: JobStats) -> Group:
     )
     told = {
         "queued": stats.queued,
-        "running": stats.taken,
+        "taken": stats.taken,
         "waiting": stats.waiting,
         "delayed": stats.delayed,
         "held": stats.held,
@@ -96,40 +110,46 @@ def page(stats: JobStats) -> Group:
     return Group(line, _accounts(stats), _workers(stats), _counters(stats))
 
 
-def _accounts(stats: JobStats) -> Table:
-    table = _table(f"Busiest of {stats.accounts} accounts with jobs", "account")
-    table.add_column("in the stream", justify="right")
+def _accounts(stats: JobStats) -> Group:
+    title = f"Busiest of {stats.accounts} accounts with queued, taken or waiting jobs"
+    table = _table("account")
+    table.add_column("queued or taken", justify="right")
     table.add_column("waiting", justify="right")
     for one in stats.busiest:
         table.add_row(Text(one.account), str(one.in_stream), str(one.waiting))
-    return table
+    return _titled(title, table)
 
 
-def _workers(stats: JobStats) -> Table:
-    table = _table("Workers", "worker")
+def _workers(stats: JobStats) -> Group:
+    table = _table("worker")
     for name in ("slots", "running", "leases", "lease age", "last word"):
         table.add_column(name, justify="right")
     for one in stats.workers:
         silent = "unknown" if one.silent_seconds is None else f"{one.silent_seconds:.1f} s ago"
         counts = (str(one.slots), str(one.running), str(one.leases))
         table.add_row(Text(one.worker), *counts, f"{one.lease_age_seconds:.1f} s", silent)
-    return table
+    return _titled("Workers (running: by their last word, up to 2 s old)", table)
 
 
-def _counters(stats: JobStats) -> Table:
-    table = _table("Counted by all workers since Redis was last empty", "what")
+def _counters(stats: JobStats) -> Group:
+    table = _table("what")
     table.add_column("how often", justify="right")
     for name, count in stats.counters.items():
         if count:
             table.add_row(name, str(count))
-    return table
+    return _titled("Counted by all workers since Redis was last empty", table)
 
 
-def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def _table(first: str) -> Table:
+    table = Table(box=None, pad_edge=False)
     table.add_column(first)
     return table
 
 
+def _titled(title: str, table: Table) -> Group:
+    """Above the table, not its own title: that would wrap where the table is narrow."""
+    return Group("", Text(title, style="italic", no_wrap=True), table)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_with(main)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -161,7 +162,7 @@ async def test_the_script_prints_it_for_people_and_for_machines(
     assert (answer["taken"], answer["waiting"], answer["slots"]) == (1, 1, 1)
     assert answer["busiest"] == [{"account": account(1), "inStream": 1, "waiting": 1}]
     assert answer["workers"][0]["worker"] == "one"
-    for word in ("queued 0", "running 1", "waiting 1", account(1), "lease age"):
+    for word in ("queued 0", "taken 1", "waiting 1", account(1), "lease age"):
         assert word in printed.stdout
 
 
@@ -175,6 +176,50 @@ async def test_the_script_goes_on_until_it_is_told_to_stop(redis_url: str) -> No
         script.send_signal(2)
         assert script.wait(SECONDS_MAX) == 0
     assert [reading["queued"] for reading in readings] == [0, 0]
+
+
+def test_a_reader_who_has_read_enough_ends_the_script_quietly(redis_url: str) -> None:
+    for arguments in (("--json", "--watch"), ("--watch",)):
+        command = [sys.executable, str(SCRIPTS / "jobs.py"), *arguments]
+        with subprocess.Popen(  # noqa: S603 - our own argv
+            command,
+            env=environment(redis_url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as script:
+            assert script.stdout is not None
+            assert script.stderr is not None
+            assert script.stdout.readline()
+            script.stdout.close()
+            assert script.stderr.read() == ""
+            assert script.wait(SECONDS_MAX) == 128 + signal.SIGPIPE
+
+
+def test_a_watch_without_a_terminal_prints_reading_after_reading(redis_url: str) -> None:
+    command = [sys.executable, str(SCRIPTS / "jobs.py"), "--watch"]
+    with subprocess.Popen(  # noqa: S603 - our own argv
+        command, env=environment(redis_url), stdout=subprocess.PIPE, text=True
+    ) as script:
+        assert script.stdout is not None
+        lines = iter(script.stdout.readline, "")
+        for _ in range(2):
+            assert next(line for line in lines if line.startswith("queued "))
+            assert next(line for line in lines if line.startswith("Counted by"))
+        script.send_signal(signal.SIGINT)
+        assert script.wait(SECONDS_MAX) == 0
+
+
+async def test_no_title_is_broken_where_the_screen_is_narrow(fleet: Fleet, redis_url: str) -> None:
+    await fleet.jobs.send(fleet.job("later", 1), delay_seconds=60.0)
+    told = run_script("jobs.py", env=environment(redis_url) | {"COLUMNS": "80"})
+    assert [
+        line for line in told.stdout.splitlines() if line.startswith(("Bus", "Wor", "Cou"))
+    ] == [
+        "Busiest of 0 accounts with queued, taken or waiting jobs",
+        "Workers (running: by their last word, up to 2 s old)",
+        "Counted by all workers since Redis was last empty",
+    ]
 
 
 def test_the_script_says_in_a_sentence_that_redis_is_away() -> None:
