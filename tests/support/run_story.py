@@ -26,7 +26,7 @@ def check_history(history: list[dict[str, Any]]) -> None:
         if tag_of(event) == "resumed":
             assert event["data"]["attempt"] == attempt + 1
             attempt += 1
-        if event["actor"] == "worker":
+        if event["actor"].startswith("worker:"):
             assert event["attempt"] == attempt, (attempt, event)
         if before is not None:
             assert event["prev"] == before["hash"]
