@@ -20,7 +20,7 @@ from uuid import UUID
 from log_search import LogSearch
 
 from runs_domain.audit import LEAKS, Violation
-from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.errors import QueueUnavailable, RunledgerError, StoreUnavailable
 from runs_domain.ids import AccountId
 from runs_domain.keys import secrets_of
 from runs_domain.leaks import Leaks
@@ -90,6 +90,8 @@ def main() -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, StoreUnavailable):
         return postgres_away(error, setting="RUNLEDGER_DATABASE_URL", name=NAME)
+    if isinstance(error, QueueUnavailable):
+        return f"Redis cannot be reached, or refuses ({error}): look at RUNLEDGER_REDIS_URL"
     if isinstance(error, RunledgerError | NothingSeenError):
         return str(error)
     return f"{type(error).__name__}: {error}"
@@ -173,19 +175,19 @@ def _look_at_logs(place: Path | None, logs: LogSearch, tally: Tally) -> None:
 
 
 def _print(tally: Tally, seen: dict[str, int]) -> None:
-    logs = f", {seen['logFiles']} log files searched" if "logFiles" in seen else ""
-    print(f"{seen['runs']} runs, {seen['events']} events{logs}")
+    logs = f", {_many(seen['logFiles'], 'log file')} searched" if "logFiles" in seen else ""
+    print(f"{_many(seen['runs'], 'run')}, {_many(seen['events'], 'event')}{logs}")
     for rule, sentence in SAYS.items():
-        print(f"{rule:>5}  {_verdict(tally.counts[rule]):<14}  {sentence}")
+        count = tally.counts[rule]
+        print(f"{rule:>5}  {_many(count, 'VIOLATION') if count else 'ok':<14}  {sentence}")
         for violation in tally.first[rule]:
             whose = "" if violation.run_id is None else f"run {violation.run_id}: "
             print(f"{'':7}{whose}{violation.sentence}")
 
 
-def _verdict(count: int) -> str:
-    if count == 0:
-        return "ok"
-    return f"{count} VIOLATION{'' if count == 1 else 'S'}"
+def _many(count: int, what: str) -> str:
+    plural = "" if count == 1 else "S" if what.isupper() else "s"
+    return f"{count} {what}{plural}"
 
 
 def _print_json(tally: Tally, seen: dict[str, int]) -> None:

@@ -15,13 +15,13 @@ import getpass
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import datetime
 from typing import Any, Final, NamedTuple, get_args
 from uuid import UUID
 
 import msgspec
+from letter_pages import print_letters, print_list
 
 from runs_domain.dead_letters import DeadLetterDesk, Outcome
 from runs_domain.dead_letters_port import DeadLetter, Reason
@@ -42,10 +42,6 @@ QUERY_SECONDS_MAX: Final = 5.0
 EVENTS_SHOWN: Final = 10
 NAME_CHARACTERS_MAX: Final = 64
 NOT_FOUND: Final = "no such dead letter"
-HEADINGS: Final = ("kind", "id", "reason", "state", "tries", "buried at", "account", "last error")
-LINE: Final = "{:4}  {:36}  {:15}  {:7}  {:>5}  {:25}  {:36}  {}"
-EVENT_HEADINGS: Final = ("version", "type", "at", "actor", "attempt")
-EVENT_LINE: Final = "{:>7}  {:26}  {:27}  {:20}  {}"
 
 
 class Ops(NamedTuple):
@@ -117,7 +113,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         letters = PostgresDeadLetters(connection)
         if options.command == "list":
             found = await letters.listed(reason=options.reason, closed_too=options.all)
-            _print_list(found, options)
+            print_list(found, as_json=options.json, closed_too=options.all)
             return 0
         await letters.count_open()  # who is away is told so before the log is opened: it waits long
         redis = PipelinedRedis(settings.redis_url.reveal())
@@ -140,22 +136,7 @@ async def _obey(ops: Ops, options: argparse.Namespace) -> int:
             return await _each(ops, options, ops.desk.drop)
 
 
-# ------------------------------------------------------------------------------ list, show
-
-
-def _print_list(found: Sequence[DeadLetter], options: argparse.Namespace) -> None:
-    if options.json:
-        print(msgspec.json.encode(found).decode())
-    elif not found:
-        print("no letters" if options.all else "no open letters", file=sys.stderr)
-    else:
-        print(LINE.format(*HEADINGS))
-        for one in found:
-            state, at = one.closed_how or "open", _time(one.buried_at)
-            known = (one.kind, str(one.id), one.reason, state, one.tries)
-            print(LINE.format(*known, at, str(one.account_id), one.last_error))
-    if len(found) == LETTERS_MAX:
-        print(f"… there may be more than {LETTERS_MAX}", file=sys.stderr)
+# ------------------------------------------------------------------------------ show
 
 
 async def _show(ops: Ops, run_id: RunId, options: argparse.Namespace) -> int:
@@ -173,45 +154,9 @@ async def _show(ops: Ops, run_id: RunId, options: argparse.Namespace) -> int:
         shown = {"letters": found, "run": head, "events": events}
         print(msgspec.json.encode(shown).decode())
         return 0
-    for letter in found:
-        _print_letter(letter)
-    if head is not None:
-        live = [one.run_id for one in await ops.log.heads_of_chat(head.chat_id) if one.live]
-        held = f"held by run {live[0]}" if live else "free"
-        print(f"run:        {head.status}, its chat {head.chat_id} is {held}")
-    _print_events(events)
-    print(_what_can_be_done(found))
+    chat = () if head is None else await ops.log.heads_of_chat(head.chat_id)
+    print_letters(found, head, chat, events)
     return 0
-
-
-def _print_events(events: Sequence[dict[str, Any]]) -> None:
-    print(EVENT_LINE.format(*EVENT_HEADINGS))
-    for event in events:
-        print(EVENT_LINE.format(*(str(event.get(name, "")) for name in EVENT_HEADINGS)).rstrip())
-        if "data" in event:
-            print(f"{'':7}  {bytes(event['data']).decode()}")
-
-
-def _what_can_be_done(letters: Sequence[DeadLetter]) -> str:
-    run = letters[0].id
-    if any(letter.closed_how is None for letter in letters):
-        return f"next:       retry {run}, or drop {run}"
-    if any(letter.closed_how == "dropped" for letter in letters):
-        return f"next:       nothing, or retry {run}"
-    return "next:       nothing: it was retried"
-
-
-def _print_letter(letter: DeadLetter) -> None:
-    print(f"letter:     {letter.id} of account {letter.account_id}")
-    print(f"reason:     {letter.reason}, after {letter.tries} tries")
-    print(f"last error: {letter.last_error}")
-    print(f"buried:     {_time(letter.buried_at)}")
-    if letter.closed_at is not None:
-        again = f" as run {letter.retried_as}" if letter.retried_as else ""
-        how = f"{letter.closed_how}{again} by {letter.closed_by}"
-        print(f"closed:     {_time(letter.closed_at)}, {how}")
-    if letter.withheld:
-        print("job:        not sent until it is retried")
 
 
 async def _add_content(ops: Ops, run_id: RunId, events: list[dict[str, Any]]) -> None:
@@ -223,10 +168,6 @@ async def _add_content(ops: Ops, run_id: RunId, events: list[dict[str, Any]]) ->
     data = {one.version: msgspec.Raw(one.data) for one in stored}
     for event in events:
         event["data"] = data[event["version"]]
-
-
-def _time(at: datetime) -> str:
-    return at.isoformat(sep=" ", timespec="seconds")
 
 
 # ------------------------------------------------------------------------------ retry, drop

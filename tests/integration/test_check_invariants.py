@@ -100,7 +100,7 @@ async def test_a_clean_log_is_told_so_in_words_and_in_json(check: Any, tmp_path:
     code, words = check(*said)
     assert code == 0, words
     assert words.startswith("3 runs, ")
-    assert ", 1 log files searched\n" in words
+    assert ", 1 log file searched\n" in words
     code, answer = check("--json", *said)
     found = json.loads(answer)
     assert found["logFiles"] == 1
@@ -139,6 +139,9 @@ async def test_a_database_that_cannot_be_asked_is_no_clean_log(check: Any) -> No
     )
     code, words = check(RUNLEDGER_DATABASE_URL="postgresql://nobody@/x?host=/nowhere")
     assert (code, "could not look" in words) == (2, True)
+    code, words = check("--canary", CANARY, RUNLEDGER_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (code, "Redis cannot be reached" in words) == (2, True)
+    assert "look at RUNLEDGER_REDIS_URL" in words
     code, words = check(RUNLEDGER_SECRET="short")  # noqa: S106 - not one
     assert (code, "RUNLEDGER_SECRET" in words) == (2, True)
     code, words = check("--canary", "short")
@@ -279,7 +282,7 @@ def test_invariant_6_a_key_in_a_packed_log_or_in_one_that_is_named_itself_is_fou
         code, words = check("--logs", str(place))
         assert code == 1, words
         assert f"       logs: an API key stands in clear in {path}\n" in words
-        assert ", 1 log files searched\n" in words
+        assert ", 1 log file searched\n" in words
 
 
 @pytest.mark.parametrize(
