@@ -20,25 +20,15 @@ from runs_domain.model_ids import is_local_installed, is_served
 from runs_domain.settings import BadSettings, Settings, load
 from runs_domain.storage.connection import ReconnectingConnection, check_urls
 from runs_domain.storage.secret_check import WRONG_SECRET, is_right_secret
+from runs_domain.storage.why_away import why_away
 from workers.adapters.sandbox_local.probe import probe
 
 ASK_SECONDS_MAX = 5.0
-REFUSES_ROLE = "refuses the role or its password"
 EVICTS = (
     "maxmemory-policy is {policy}: a full Redis throws away jobs, which come again after seconds, "
     "and what live runs have streamed; noeviction makes new runs wait instead"
 )
 
-REFUSALS = {
-    "the database system is": "is not ready yet",
-    "connection slots": "has no connection left",
-    "too many ": "has no connection left",
-    'database "': "has no such database",
-    "password authentication": REFUSES_ROLE,
-    "pg_hba.conf": REFUSES_ROLE,
-    'role "': REFUSES_ROLE,
-}
-"""A piece of what PostgreSQL says to a login, and what that means."""
 NOT_SERVED = (
     "no adapter serves RUNLEDGER_DEFAULT_MODEL, so a run that names no model is refused; "
     "RUNLEDGER_MODEL_BASE_URL brings a gateway's models"
@@ -119,20 +109,11 @@ async def _postgres(settings: Settings) -> Finding:
                 settings.database_url.reveal()
             ) as connection:
                 row = await (await connection.execute("SHOW server_version")).fetchone()
-    except (psycopg.Error, TimeoutError, OSError) as error:
-        return Finding("postgres", ok=False, text=_refusal(error))
+    except psycopg.Error as error:
+        return Finding("postgres", ok=False, text=f"cannot be used: {why_away(error)}")
+    except (TimeoutError, OSError) as error:
+        return Finding("postgres", ok=False, text=f"does not answer ({type(error).__name__})")
     return Finding("postgres", ok=True, text=f"version {row[0] if row else 'unknown'}")
-
-
-def _refusal(error: Exception) -> str:
-    """By the server's words, which are not shown: at a login psycopg knows no SQLSTATE."""
-    said = str(error)
-    if not isinstance(error, psycopg.OperationalError) or "FATAL" not in said:
-        return f"does not answer ({type(error).__name__})"
-    for fragment, meaning in REFUSALS.items():
-        if fragment in said:
-            return f"answers, but {meaning}"
-    return f"answers, but refuses the connection ({type(error).__name__})"
 
 
 async def _secret(settings: Settings) -> Finding:

@@ -154,11 +154,11 @@ def test_a_doctor_tells_a_refused_login_from_a_server_that_is_away(
     for bad_login in ("nobody:wrong", f"{role}:wrong"):
         refused = database.url.replace(login, bad_login, 1)
         said = run("doctor", refused, tmp_path).stdout
-        assert "FAIL postgres: answers, but refuses the role or its password" in said
+        assert "FAIL postgres: cannot be used: it refuses the name or the password" in said
 
     missing = database.url.replace(f"/{database.name}", "/nowhere", 1)
     said = run("doctor", missing, tmp_path).stdout
-    assert "FAIL postgres: answers, but has no such database" in said
+    assert "FAIL postgres: cannot be used: it has no such database" in said
 
 
 def test_a_doctor_notes_a_default_model_that_nobody_serves(tmp_path: Path) -> None:
@@ -167,4 +167,4 @@ def test_a_doctor_notes_a_default_model_that_nobody_serves(tmp_path: Path) -> No
     assert "default model" not in run("doctor", url, tmp_path).stdout
     said = run("doctor", url, tmp_path, default_model="anthropic/claude-haiku-4.5").stdout
     assert "note default model: no adapter serves RUNLEDGER_DEFAULT_MODEL" in said
-    assert "FAIL postgres: does not answer" in said
+    assert "FAIL postgres: cannot be used: connection refused" in said
