@@ -84,3 +84,17 @@ async def test_invariant_12_a_reading_looks_at_a_bounded_number_of_runs(
     load(admin, 3)
 
     assert (await read_store_stats(looks)).open_runs == 2
+
+
+async def test_runs_at_rest_are_not_looked_at(
+    admin: psycopg.Connection[Any], looks: ReconnectingConnection
+) -> None:
+    load(admin, 20_000, is_open=False)
+    load(admin, 20)
+    admin.execute("VACUUM ANALYZE run_heads")
+    explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT TEXT) " + store_stats._STATS
+
+    plan = "\n".join(line for (line,) in await looks.fetch(explain, (store_stats.OPEN_RUNS_MAX,)))
+
+    assert "Index Scan using run_heads_open on run_heads" in plan
+    assert "Seq Scan on run_heads" not in plan
