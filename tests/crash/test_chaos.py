@@ -35,8 +35,8 @@ from tests.support.run_story import first_difference
 from tests.support.stacks import LinkedStack, linked_stack
 from tests.support.waiting import until
 
-RUNS_IN_CI = 40
-PACE_IN_CI = 3.0
+RUNS_IN_CI = 25
+PACE_IN_CI = 2.0
 """So few runs would be over before much happened to them."""
 FIXED_SEED = 3
 REST_SECONDS = 90.0
