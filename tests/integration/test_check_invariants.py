@@ -291,6 +291,7 @@ def test_invariant_6_a_key_in_a_packed_log_or_in_one_that_is_named_itself_is_fou
         (gzip.compress(b"x" * 1000)[:-9], "EOFError"),
         (bz2.compress(b"x"), "it is packed with bzip2"),
     ],
+    ids=["cut short", "packed otherwise"],
 )
 def test_a_log_that_cannot_be_searched_is_named_and_no_clean_log(
     check: Any, tmp_path: Path, content: bytes, why: str

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -20,7 +19,7 @@ from runs_domain.storage.job_stats import (
 from runs_domain.storage.redis_client import PipelinedRedis
 from tests.support.desk import Desk, working
 from tests.support.job_fleet import Fleet, account
-from tests.support.operators import SCRIPTS, run_script
+from tests.support.operators import run_script, started_script
 from tests.support.waiting import until
 
 SECONDS_MAX = 30
@@ -167,10 +166,7 @@ async def test_the_script_prints_it_for_people_and_for_machines(
 
 
 async def test_the_script_goes_on_until_it_is_told_to_stop(redis_url: str) -> None:
-    command = [sys.executable, str(SCRIPTS / "jobs.py"), "--json", "--watch"]
-    with subprocess.Popen(  # noqa: ASYNC220, S603 - our own argv
-        command, env=environment(redis_url), stdout=subprocess.PIPE, text=True
-    ) as script:
+    with started_script("jobs.py", "--json", "--watch", env=environment(redis_url)) as script:
         assert script.stdout is not None
         readings = [json.loads(script.stdout.readline()) for _ in range(2)]
         script.send_signal(2)
@@ -180,14 +176,7 @@ async def test_the_script_goes_on_until_it_is_told_to_stop(redis_url: str) -> No
 
 def test_a_reader_who_has_read_enough_ends_the_script_quietly(redis_url: str) -> None:
     for arguments in (("--json", "--watch"), ("--watch",)):
-        command = [sys.executable, str(SCRIPTS / "jobs.py"), *arguments]
-        with subprocess.Popen(  # noqa: S603 - our own argv
-            command,
-            env=environment(redis_url),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as script:
+        with started_script("jobs.py", *arguments, env=environment(redis_url)) as script:
             assert script.stdout is not None
             assert script.stderr is not None
             assert script.stdout.readline()
@@ -197,10 +186,7 @@ def test_a_reader_who_has_read_enough_ends_the_script_quietly(redis_url: str) ->
 
 
 def test_a_watch_without_a_terminal_prints_reading_after_reading(redis_url: str) -> None:
-    command = [sys.executable, str(SCRIPTS / "jobs.py"), "--watch"]
-    with subprocess.Popen(  # noqa: S603 - our own argv
-        command, env=environment(redis_url), stdout=subprocess.PIPE, text=True
-    ) as script:
+    with started_script("jobs.py", "--watch", env=environment(redis_url)) as script:
         assert script.stdout is not None
         lines = iter(script.stdout.readline, "")
         for _ in range(2):

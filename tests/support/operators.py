@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,3 +23,21 @@ def run_script(
         check=False,
         timeout=SCRIPT_SECONDS_MAX,
     )
+
+
+@contextmanager
+def started_script(
+    name: str, *arguments: str, env: Mapping[str, str]
+) -> "Iterator[subprocess.Popen[str]]":
+    """`scripts/<name>`, under way; it is killed if it has not ended when the test has."""
+    with subprocess.Popen(  # noqa: S603 - our own argv
+        [sys.executable, str(SCRIPTS / name), *arguments],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as script:
+        try:
+            yield script
+        finally:
+            script.kill()
