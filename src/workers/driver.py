@@ -115,7 +115,12 @@ class Driver:
         held.last_error = last_error or plan.WORKER_LOST
         try:
             if await take(
-                held, job, self._chunks, redelivered=redelivered, serves=self._model.serves
+                held,
+                job,
+                self._chunks,
+                redelivered=redelivered,
+                serves=self._model.serves,
+                now=self._clock.now(),
             ):
                 await self._keys.renew(held)
                 await recover_stream(held, self._log, self._chunks)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 FENCE_SECONDS_MAX: Final = 0.25
 """How long a run waits for its fence; without one its chunk writer goes on trying."""
+UNSERVED_SECONDS_MAX: Final = 3600.0
+"""How long after its last event a run waits for a worker with an adapter for its model: longer
+than a deploy. Then it fails, rather than hold its chat for ever."""
 
 
 async def take(
@@ -45,6 +49,7 @@ async def take(
     *,
     redelivered: bool,
     serves: Callable[[str], bool],
+    now: datetime,
 ) -> bool:
     """Read the run; append `resumed` unless this is the first worker. True = resumed.
 
@@ -52,7 +57,8 @@ async def take(
     has appended, is then the look into the log that makes the fence good for writing.
 
     Raises RunNotFound for an unknown run, StaleAttempt when another worker was faster, and
-    NotForThisWorker, before anything was appended, when the run needs a model that is not served.
+    NotForThisWorker, before anything was appended, when the run needs a model that is not served,
+    unless `now` it has waited for one for too long.
     """
     fence = None
     if is_fresh := job.cause == "fresh" and not redelivered:  # at no cost: beside the reading
@@ -66,7 +72,8 @@ async def take(
     if not is_live(held.state):
         held.holding = True
         return False
-    _check_model(held, serves)
+    if (now - past[-1].at).total_seconds() < UNSERVED_SECONDS_MAX:
+        _check_model(held, serves)
     if untouched and is_fresh:
         held.holding, held.writer.fence = True, fence
         held.writer.begin(held.attempt, held.cursor.next_index, written=held.cursor.next_index)

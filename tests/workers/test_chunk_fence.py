@@ -317,7 +317,14 @@ async def test_invariant_3_what_the_worker_has_read_of_a_takeover_its_chunk_writ
     await world.request()
     job = Job(kind="run", id=str(RUN), account_id=str(ACCOUNT))
     held = HeldRun(RUN, world.log, world.chunks, world.clock, worker_id="old")
-    await takeover.take(held, job, world.chunks, redelivered=False, serves=world.model.serves)
+    await takeover.take(
+        held,
+        job,
+        world.chunks,
+        redelivered=False,
+        serves=world.model.serves,
+        now=world.clock.now(),
+    )
     await held.confirm()
     await handle(world.log, RUN, ResumeRun(attempt=TWO, reason="lost"), world.context("worker:new"))
 

@@ -13,8 +13,10 @@ from runs_domain.ports import Job
 from tests.support.builders import ACCOUNT, RUN
 from tests.support.driving import World
 from tests.workers.test_driver_trouble import Waiting, crash
+from workers.adapters.model_registry import UNSERVED, Models
 from workers.adapters.model_scripted import ScriptedModel
 from workers.delivery import Delivery, NotForThisWorker
+from workers.takeover import UNSERVED_SECONDS_MAX
 
 
 class Unserved:
@@ -97,3 +99,18 @@ async def test_a_job_is_not_buried_for_a_model_that_is_not_here() -> None:
     with pytest.raises(NotForThisWorker):
         await world.burials.guarded(run)({}, job, worn_out)
     assert world.burials.counters.broken == 0
+
+
+async def test_a_run_that_waited_too_long_for_a_worker_with_its_model_fails() -> None:
+    world = World(Models(()))
+    await world.request()
+
+    world.clock.slept_seconds = UNSERVED_SECONDS_MAX - 1
+    with pytest.raises(NotForThisWorker):
+        await world.drive()
+    world.clock.slept_seconds = UNSERVED_SECONDS_MAX
+    assert await world.drive()
+
+    ending = (await world.state()).ending
+    assert isinstance(ending, e.Failed)
+    assert (ending.code, ending.sentence) == ("model_rejected", UNSERVED)

@@ -13,7 +13,7 @@ from workers.adapters.model_scripted import ScriptedModel
 
 Close = Callable[[], Awaitable[None]]
 
-UNSERVED: Final = "No model adapter of this worker serves the run's model"
+UNSERVED: Final = "No worker serves the run's model"
 
 
 class Models:
