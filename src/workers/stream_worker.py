@@ -42,7 +42,9 @@ from workers.delivery import JobFunction, RunningJob, WorkerCounters, take
 from workers.job_ends import BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_MIN, JobEnds
 from workers.job_entry import RETRY_SECONDS_MIN, entered, log_failure
 from workers.lease import LeaseKeeper
+from workers.store_pace import StorePace
 from workers.tally import Tally
+from workers.upkeep import Upkeep
 from workers.worker_id import new_worker_id
 
 logger = logging.getLogger(__name__)
@@ -52,14 +54,8 @@ SWEEPS_PER_LEASE: Final = 8
 SWEEP_SECONDS_MAX: Final = 0.5
 SWEEP_GAP_SECONDS: Final = 0.05
 """At least, between two sweeps of the whole fleet: one costs Redis a few milliseconds."""
-STORE_AWAY_SECONDS: Final = 1.0
-"""How long no job is taken after one found PostgreSQL away, then after one that is to find out
-whether it is back: else all that waits would be begun for nothing, and again."""
 TICK_SECONDS: Final = 0.5
 """Between two looks at what cron and health have to do."""
-TELL_SECONDS: Final = 2.0
-"""Well under WORKER_SILENT_SECONDS."""
-FORGET_SECONDS: Final = 60.0
 HAND_OVER_SECONDS: Final = 2.0
 """How long a cancelled job may take to clean up before it is handed over regardless."""
 ARQ_TRIES_MAX: Final = 2**31
@@ -98,7 +94,6 @@ class StreamWorker(Worker):
         """
         self.consumer = consumer or new_worker_id()
         self.counters = WorkerCounters()
-        self._tally = Tally({"jobs": self.counters, **also_counted})
         self._sweep_seconds = min(lease_seconds / SWEEPS_PER_LEASE, SWEEP_SECONDS_MAX)
         self._lease_seconds = lease_seconds
         self._step_grace_seconds = step_grace_seconds
@@ -107,14 +102,13 @@ class StreamWorker(Worker):
         self._by_key: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._group_is_open = self._was_away = self._store_is_away = False
+        self._group_is_open = self._was_away = False
         self._away_since: float | None = None
         self._stop_began: tuple[float, int, int] | None = None
         """When, and what had been handed over and finished by then."""
         self._has_stopped = False
-        self._next_try = 0.0
-        self._scout = ""
-        self._next_sweep = self._next_tell = self._next_health = self._next_forget = 0.0
+        self._pace = StorePace()
+        self._next_sweep = 0.0
         self._redis = PipelinedRedis(redis_url)
         self._deliveries = wrap(
             JobDeliveries(
@@ -124,6 +118,13 @@ class StreamWorker(Worker):
                 lease_seconds=lease_seconds,
                 sweep_gap_seconds=SWEEP_GAP_SECONDS,
             )
+        )
+        self._upkeep = Upkeep(
+            self._redis,
+            self._deliveries,
+            Tally({"jobs": self.counters, **also_counted}),
+            consumer=self.consumer,
+            slots=slots,
         )
         self._leases = LeaseKeeper(
             redis_url,
@@ -193,9 +194,7 @@ class StreamWorker(Worker):
         await self._drain()
         await self._leases.stop()
         try:
-            await self._redis.delete(names.health(self.consumer))
-            await self._tell(leaving=True)
-            await self._deliveries.leave()
+            await self._upkeep.leave()
         except (QueueUnavailable, RedisError, OSError) as error:
             logger.warning("left without a word to Redis: %s", type(error).__name__)
         if self.on_shutdown:
@@ -250,7 +249,7 @@ class StreamWorker(Worker):
         if not self._group_is_open:
             await self._deliveries.open()
             with suppress(QueueUnavailable):  # a Redis that is full takes no news; ticks try again
-                await self._tell()
+                await self._upkeep.tell(len(self._running))
             self._group_is_open = True
         now = self.loop.time()
         if self._was_away:  # nobody could renew: live workers have a lease's time for it first
@@ -282,15 +281,7 @@ class StreamWorker(Worker):
         return await self._deliveries.confirm(entries) if entries else entries
 
     def _free(self) -> int:
-        free = self.max_jobs - len(self._running)
-        if not self._store_is_away:
-            return free
-        if self.loop.time() < self._next_try:
-            return 0
-        if self._scout in self._running:  # it got by, or PostgreSQL hangs: then this is no rush
-            self._store_is_away = False
-            return free
-        return min(free, 1)
+        return self._pace.allowed(self.max_jobs - len(self._running), self._running)
 
     async def _accept(self, entries: Sequence[Entry], *, redelivered: bool) -> None:
         garbage = await self._deliveries.strangers(entries)
@@ -309,8 +300,7 @@ class StreamWorker(Worker):
 
     def _start(self, running: RunningJob) -> None:
         ticket = running.ticket
-        if self._store_is_away:
-            self._scout, self._next_try = ticket, self.loop.time() + STORE_AWAY_SECONDS
+        self._pace.began(ticket)
         self._leases.add(ticket, running.job, running.delivery.retries)
         self._running[ticket] = running
         arguments = (running.job, running.delivery)
@@ -368,9 +358,7 @@ class StreamWorker(Worker):
         running = self._running.get(job_id)
         if running is None or running.lost:
             return  # a tick of cron has no entry; a lost job's entry is not ours
-        self._store_is_away = running.store_away
-        if running.store_away:
-            self._next_try = self.loop.time() + STORE_AWAY_SECONDS
+        self._pace.ended(store_away=running.store_away)
         if finish:
             await self._ends.finish(running)
         elif running.stopped or (self._stopping.is_set() and incr_score is None):
@@ -418,30 +406,11 @@ class StreamWorker(Worker):
 
     @override
     async def record_health(self) -> None:
-        now = self.loop.time()
-        if now >= self._next_tell and self._group_is_open:
-            self._next_tell = now + TELL_SECONDS
-            await self._tell()
-        if now >= self._next_health:
-            self._next_health = now + names.HEALTH_SECONDS
-            line = (
-                f"running={len(self._running)} slots={self.max_jobs} done={self.jobs_complete}"
-                f" failed={self.jobs_failed} retried={self.jobs_retried}"
-            )
-            key = names.health(self.consumer)
-            await self._redis.set(key, line, ex=2 * names.HEALTH_SECONDS)
-        if now >= self._next_forget:
-            self._next_forget = now + FORGET_SECONDS
-            await self._deliveries.forget_dead_consumers()
-            if await self._deliveries.has_duty("heal") and (wrong := await self._deliveries.heal()):
-                logger.warning("%d job records disagreed with each other and were put right", wrong)
-
-    async def _tell(self, *, leaving: bool = False) -> None:
-        """What fair share and the statistics must know of this worker."""
-        number, counts = self._tally.next_set()
-        slots = None if leaving else self.max_jobs
-        await self._deliveries.tell(number, counts, slots=slots, running=len(self._running))
-        self._tally.settle(number)
+        line = (
+            f"running={len(self._running)} slots={self.max_jobs} done={self.jobs_complete}"
+            f" failed={self.jobs_failed} retried={self.jobs_retried}"
+        )
+        await self._upkeep.tick(len(self._running), line, may_tell=self._group_is_open)
 
     async def _start_cron(self, name: str, tick: str, at: datetime | None) -> None:
         """Run this tick here if no other worker does; not while the last one still runs.

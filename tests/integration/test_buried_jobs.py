@@ -71,7 +71,7 @@ async def fleet(
 ) -> AsyncIterator[Fleet]:
     for name in ("RETRY_SECONDS_MIN", "RETRY_SECONDS_MAX", "WEATHER_SECONDS"):
         monkeypatch.setattr(job_entry, name, 0.01)
-    monkeypatch.setattr("workers.stream_worker.STORE_AWAY_SECONDS", 0.01)
+    monkeypatch.setattr("workers.store_pace.STORE_AWAY_SECONDS", 0.01)
     monkeypatch.setattr("workers.reconciler.RESEND_GRACE_SECONDS", 0.0)
     async with AsyncExitStack() as opened:
         redis = PipelinedRedis(redis_url)

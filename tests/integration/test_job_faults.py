@@ -16,7 +16,7 @@ from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from tests.support.redis_twins import ACCOUNT
 from tests.support.waiting import until
-from workers import job_entry, stream_worker
+from workers import job_entry, store_pace
 from workers.delivery import Cause, Delivery, JobFunction, NotForThisWorker
 from workers.stream_worker import StreamWorker
 
@@ -36,7 +36,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_entry, "RETRY_SECONDS_MIN", 0.01)
     monkeypatch.setattr(job_entry, "RETRY_SECONDS_MAX", 0.01)
     monkeypatch.setattr(job_entry, "WEATHER_SECONDS", 0.01)
-    monkeypatch.setattr(stream_worker, "STORE_AWAY_SECONDS", 0.01)
+    monkeypatch.setattr(store_pace, "STORE_AWAY_SECONDS", 0.01)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from tests.support.desk import Begun, Desk, working
 from tests.support.redis_twins import ACCOUNT, own_valkey, take_as_a_ghost
 from tests.support.redis_weather import frozen, full, read_only
 from tests.support.waiting import until
-from workers import stream_worker
+from workers import store_pace
 from workers.delivery import Delivery
 from workers.stack.valkey import Valkey
 from workers.stream_worker import StreamWorker
@@ -194,7 +194,7 @@ async def test_while_postgresql_is_away_what_waits_is_not_begun_for_nothing(
     redis_url: str, redis: PipelinedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker began, and gave back, a thousand jobs a second, until the queue had gone round."""
-    monkeypatch.setattr(stream_worker, "STORE_AWAY_SECONDS", 3600.0)
+    monkeypatch.setattr(store_pace, "STORE_AWAY_SECONDS", 3600.0)
     begun: list[str] = []
     away = True
 
@@ -215,10 +215,10 @@ async def test_while_postgresql_is_away_what_waits_is_not_begun_for_nothing(
             await until(lambda swept=swept: _has_swept_since(redis, swept))
         assert len(begun) == 4
 
-        worker._next_try = 0.0
+        worker._pace._next_try = 0.0
         await until(lambda: len(begun) == 5 and not worker._running)
         away = False
-        worker._next_try = 0.0
+        worker._pace._next_try = 0.0
         await until(lambda: set(begun) == {job(number).id for number in range(50)})
     finally:
         worker.stop()
