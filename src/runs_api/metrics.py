@@ -5,7 +5,7 @@ Every label has few values that are known beforehand; no account, run or worker 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +21,8 @@ from runs_domain.storage.store_stats import StoreStats
 KEPT_SECONDS: Final = 1.0
 """However many ask, the parts are asked once in this time."""
 PART_SECONDS_MAX: Final = 2.0
+
+T = TypeVar("T")
 
 ReadStats = Callable[[], Awaitable[JobStats]]
 """Raises QueueUnavailable."""
@@ -41,26 +43,23 @@ class Metrics:
         """Prometheus text. Never raises: what cannot be read is absent, and its part is down."""
         async with self._asking:
             if self._clock.monotonic_seconds() >= self._good_until:
-                stats, store = await asyncio.gather(self._stats(), self._store())
+                stats, store = await asyncio.gather(
+                    _answered(self._read_stats), _answered(self._read_store)
+                )
                 registry = CollectorRegistry(auto_describe=False)
                 registry.register(_Reading(stats, store))
                 self._text = generate_latest(registry)
                 self._good_until = self._clock.monotonic_seconds() + KEPT_SECONDS
             return self._text
 
-    async def _stats(self) -> JobStats | None:
-        try:
-            async with asyncio.timeout(PART_SECONDS_MAX):
-                return await self._read_stats()
-        except (QueueUnavailable, TimeoutError):
-            return None
 
-    async def _store(self) -> StoreStats | None:
-        try:
-            async with asyncio.timeout(PART_SECONDS_MAX):
-                return await self._read_store()
-        except (StoreUnavailable, TimeoutError):
-            return None
+async def _answered(read: Callable[[], Awaitable[T]]) -> T | None:
+    """None = the part does not answer."""
+    try:
+        async with asyncio.timeout(PART_SECONDS_MAX):
+            return await read()
+    except (QueueUnavailable, StoreUnavailable, TimeoutError):
+        return None
 
 
 class _Reading(Collector):

@@ -118,13 +118,13 @@ class ReconnectingConnection:
                 if not is_away(error):
                     raise
                 if not (kept and repeatable):
-                    raise self._unavailable(error) from None
+                    raise unavailable(self._name, error) from None
             try:
                 return await self._attempt(work)
             except psycopg.Error as error:
                 if not is_away(error):
                     raise
-                raise self._unavailable(error) from None
+                raise unavailable(self._name, error) from None
         finally:
             self._turn.release()
 
@@ -138,14 +138,8 @@ class ReconnectingConnection:
         connection = self._connection or await self._connect()
         self._connection = None  # only a use that ended well gives it back
         task = asyncio.ensure_future(work(connection))
-        late = True
-        try:
-            await asyncio.wait({task}, timeout=deadline - asyncio.get_running_loop().time())
-            late = not task.done()
-        finally:
-            if late:
-                await cut(task, connection)
-        if late:
+        seconds_left = deadline - asyncio.get_running_loop().time()
+        if not await done_in_time(task, connection, seconds_left):
             raise StoreUnavailable(f"{self._name}: no answer within {self._seconds_max:g} s")
         if connection.info.transaction_status != TransactionStatus.IDLE:  # broken, or left open
             await connection.close()
@@ -154,11 +148,6 @@ class ReconnectingConnection:
         else:
             self._connection = connection
         return task.result()
-
-    def _unavailable(self, error: psycopg.Error) -> StoreUnavailable:
-        """Without the server's own sentence: it may quote values."""
-        kind = StoreUnavailable if isinstance(error, psycopg.OperationalError) else ServerRefuses
-        return kind(f"{self._name}: {why_away(error)}")
 
     async def _connect(self) -> Connection:
         try:
@@ -190,7 +179,25 @@ def check_urls(settings: Settings) -> None:
         raise BadSettings("; ".join(bad))
 
 
-async def cut(task: asyncio.Future[T], connection: Connection) -> None:
+def unavailable(name: str, error: psycopg.Error) -> StoreUnavailable:
+    """Without the server's own sentence: it may quote values."""
+    kind = StoreUnavailable if isinstance(error, psycopg.OperationalError) else ServerRefuses
+    return kind(f"{name}: {why_away(error)}")
+
+
+async def done_in_time(task: asyncio.Future[T], connection: Connection, seconds: float) -> bool:
+    """Whether `task`, which uses `connection`, has ended by then; else both are cut off."""
+    late = True
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        late = not task.done()
+    finally:
+        if late:
+            await _cut(task, connection)
+    return not late
+
+
+async def _cut(task: asyncio.Future[T], connection: Connection) -> None:
     """End `task`, which uses `connection`, and close that: whoever waits on the socket is woken
     with an end of file, whatever the network does.
     """

@@ -60,9 +60,9 @@ class CrashPoints:
     def jobs(self, jobs: JobQueue) -> JobQueue:
         """The API's side of the queue."""
 
-        async def send(job: Job) -> bool:
+        async def send(job: Job, *, delay_seconds: float = 0.0) -> bool:
             self.reached("send.before")
-            return await jobs.send(job)
+            return await jobs.send(job, delay_seconds=delay_seconds)
 
         return replaced(jobs, send=send) if self.on else jobs
 

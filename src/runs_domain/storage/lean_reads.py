@@ -33,10 +33,12 @@ _HEAD: Final = """
     FROM run_heads"""
 _HEADS: Final = f"{_HEAD} WHERE run_id = ANY(%b::uuid[])"
 _HEADS_OF_CHATS: Final = f"{_HEAD} WHERE chat_id = ANY(%b::uuid[]) ORDER BY requested_position"
-_OPEN_HEADS: Final = f"""{_HEAD} WHERE open AND (%b::uuid IS NULL OR run_id > %b::uuid)
+UNFINISHED: Final = """open AND NOT EXISTS (
+        SELECT FROM dead_letters AS letter WHERE letter.id = run_id AND letter.withheld)"""
+"""Of `run_heads`: not at its end, and no dead letter keeps its job back."""
+_OPEN_HEADS: Final = f"""{_HEAD} WHERE {UNFINISHED}
+    AND (%b::uuid IS NULL OR run_id > %b::uuid)
     AND updated_at <= now() - make_interval(secs => %b::double precision)
-    AND NOT EXISTS (
-        SELECT FROM dead_letters AS letter WHERE letter.id = run_id AND letter.withheld)
     ORDER BY run_id LIMIT %b::bigint"""
 
 

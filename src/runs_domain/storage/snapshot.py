@@ -15,9 +15,8 @@ from psycopg.rows import TupleRow
 
 from runs_domain.errors import StoreUnavailable
 from runs_domain.settings import Secret
-from runs_domain.storage.connection import Connection, ServerRefuses, cut
+from runs_domain.storage.connection import Connection, done_in_time, unavailable
 from runs_domain.storage.postgres_log import READ_SETTINGS
-from runs_domain.storage.why_away import why_away
 
 CONNECT_SECONDS_MAX: Final = 5.0
 PAGE_SECONDS_MAX: Final = 30.0
@@ -35,19 +34,12 @@ class Snapshot:
     ) -> list[TupleRow]:
         """Raises StoreUnavailable, after which the snapshot is of no use."""
         task = asyncio.ensure_future(self._query(sql, parameters))
-        late = True
-        try:
-            await asyncio.wait({task}, timeout=self._page_seconds_max)
-            late = not task.done()
-        finally:
-            if late:
-                await cut(task, self._connection)
-        if late:
+        if not await done_in_time(task, self._connection, self._page_seconds_max):
             raise StoreUnavailable(f"{self._name}: no answer within {self._page_seconds_max:g} s")
         try:
             return task.result()
         except psycopg.Error as error:
-            raise _unavailable(self._name, error) from None
+            raise unavailable(self._name, error) from None
 
     async def _query(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]
@@ -72,16 +64,10 @@ async def open_snapshot(
     except TimeoutError:
         raise StoreUnavailable(f"{name}: no connection within {CONNECT_SECONDS_MAX:g} s") from None
     except psycopg.Error as error:
-        raise _unavailable(name, error) from None
+        raise unavailable(name, error) from None
     try:
         await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await connection.set_read_only(True)
         yield Snapshot(connection, name, page_seconds_max)
     finally:
         await connection.close()
-
-
-def _unavailable(name: str, error: psycopg.Error) -> StoreUnavailable:
-    """Without the server's own sentence: it may quote values."""
-    kind = StoreUnavailable if isinstance(error, psycopg.OperationalError) else ServerRefuses
-    return kind(f"{name}: {why_away(error)}")
