@@ -10,11 +10,10 @@ from runs_domain.audit import End, Rule, Step
 from runs_domain.events import Event
 from runs_domain.frames import advance, cursor_of
 from runs_domain.ids import Attempt, Position, RunId, chain_start
+from runs_domain.ports import WORKER_ACTOR
 from runs_domain.state import RunState, has_finished
 from runs_domain.stream_reader import BadStream, StreamReader
 
-WORKER = "worker:"
-"""The actor of what a worker process appends begins so; its own name follows."""
 ONCE = (events.Provisioned, events.KeyMinted, events.Started, events.CancelRequested)
 
 
@@ -173,7 +172,7 @@ class Fence(Rule):
         if one.attempt != step.after.attempt:
             holder = step.after.attempt
             yield f"version {one.version} is by attempt {one.attempt}, and {holder} held the run"
-        if not one.actor.startswith(WORKER) or before.ending is not None:
+        if not one.actor.startswith(WORKER_ACTOR) or before.ending is not None:
             return
         if self._holders.setdefault(one.attempt, one.actor) != one.actor:
             yield f"version {one.version}: two workers append as attempt {one.attempt}"

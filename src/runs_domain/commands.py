@@ -5,7 +5,15 @@ A worker's command names the attempt it holds, which `decide` checks: the fence 
 
 from typing import Literal, TypeAlias
 
-from runs_domain.events import FailureCode, FinishReason, ItemResult, Json, Struct, Usage
+from runs_domain.events import (
+    FailureCode,
+    FinishReason,
+    ItemResult,
+    Json,
+    ResumeReason,
+    Struct,
+    Usage,
+)
 from runs_domain.ids import AccountId, Attempt, ChatId, KeyId, SessionId
 from runs_domain.layout import LayoutItem
 
@@ -30,7 +38,7 @@ class ResumeRun(Struct, frozen=True):
     """Take the run over as `attempt`, which must be the next one."""
 
     attempt: Attempt
-    reason: Literal["lost", "handover"]
+    reason: ResumeReason
     frames_lost: int = 0
 
 

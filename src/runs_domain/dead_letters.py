@@ -4,7 +4,7 @@ Each may be done twice, by two people at once, or die half-way. The log's unique
 of new runs, the letter's row that of closings; and what was not sent, the reconciler sends.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 from msgspec.structs import asdict
 
@@ -24,7 +24,7 @@ from runs_domain.errors import (
 from runs_domain.events import Failed, Requested, Struct
 from runs_domain.handle import advanced, append_of, empty, handle
 from runs_domain.ids import RunId, retry_run_id
-from runs_domain.ports import Context, EventLog, Job, JobQueue, Recorded
+from runs_domain.ports import Cause, Context, EventLog, Job, JobQueue, Recorded
 from runs_domain.run import FIRST_ATTEMPT, INITIAL, RunState, decide, is_live
 
 GIVEN_UP: Final = "The run broke again and again, and an operator gave it up"
@@ -163,7 +163,7 @@ class DeadLetterDesk:
 
     async def _send(self, letter: DeadLetter, run_id: RunId) -> str:
         """What to add to the sentence."""
-        cause: Literal["fresh", "resent"] = "resent" if run_id == letter.id else "fresh"
+        cause: Cause = "resent" if run_id == letter.id else "fresh"
         job = Job(kind="run", id=str(run_id), account_id=str(letter.account_id), cause=cause)
         try:
             await self._jobs.send(job)

@@ -105,11 +105,15 @@ class Started(Struct, frozen=True):
     pass
 
 
+ResumeReason: TypeAlias = Literal["lost", "handover"]
+"""Its worker was lost, which is a try; or it stopped in good order, which is none."""
+
+
 class Resumed(Struct, frozen=True):
     """Another worker took the run. From here on no lower attempt can append anything."""
 
     attempt: Attempt
-    reason: Literal["lost", "handover"]
+    reason: ResumeReason
     """`lost` counts as a try; a `handover` was asked for and does not."""
     frames_lost: int = 0
 

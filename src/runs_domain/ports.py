@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from runs_domain.events import Event, Struct
 from runs_domain.ids import AccountId, Attempt, ChatId, KeyId, Position, RunId, SessionId, Version
@@ -26,6 +26,10 @@ class Clock(Protocol):
 
 
 # ------------------------------------------------------------------------------ event log
+
+
+WORKER_ACTOR: Final = "worker:"
+"""The actor of what a worker appends begins so; the worker's own name follows."""
 
 
 class Context(Struct, frozen=True):
@@ -301,6 +305,7 @@ class ChunkStream(Protocol):
 
 
 JobKind = Literal["run"]
+Cause: TypeAlias = Literal["fresh", "resent", "handover"]
 
 
 class Job(Struct, frozen=True):
@@ -312,7 +317,7 @@ class Job(Struct, frozen=True):
     kind: JobKind
     id: str
     account_id: str
-    cause: Literal["fresh", "resent", "handover"] = "fresh"
+    cause: Cause = "fresh"
 
 
 JOB_DELAY_SECONDS_MAX: Final = 30 * 24 * 60 * 60

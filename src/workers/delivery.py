@@ -10,11 +10,10 @@ import msgspec
 
 from runs_domain.errors import RunledgerError
 from runs_domain.faults import cleaned
-from runs_domain.ports import Job
+from runs_domain.ports import Cause, Job
 from runs_domain.storage.redis_deliveries import Entry
 
 FIELD_CHARACTERS_MAX: Final = 200
-Cause: TypeAlias = Literal["fresh", "resent", "handover"]
 RETRIES_MAX: Final = 1_000_000
 """Only a number of digits to refuse; how often a run is tried is counted in its own stream."""
 
@@ -42,6 +41,11 @@ Raising gives the job back to be tried after a pause. A lost lease cancels it.
 """
 
 
+WhyLeft: TypeAlias = Literal["stopping", "unfit", "store_away", "weather"]
+"""This process ends; it was left as it came, for a worker that can do it; PostgreSQL is away, which
+no other job can do without either; something else is, for no reason of the job's own."""
+
+
 class NotForThisWorker(RunledgerError):
     """Others of the fleet can do the job; nothing was begun here. It is given back as it came."""
 
@@ -54,16 +58,10 @@ class RunningJob:
     since_ms: int
     lost: bool = False
     """The lease is somebody else's, or the job was given back: leave its entry alone."""
-    stopped: bool = False
-    """Its function returned False."""
+    why_left: WhyLeft | None = None
+    """Why its function left off before it was done, if it did so in good order."""
     error: str = ""
     """What broke it here (`faults.brief`)."""
-    weather: bool = False
-    """It cannot go on now for a reason that is not its own: no try of the run's."""
-    unfit: bool = False
-    """It was left as it came, for a worker that can do it."""
-    store_away: bool = False
-    """That reason is PostgreSQL, which no other run can do without either."""
 
     @property
     def key(self) -> str:

@@ -21,15 +21,13 @@ from runs_domain.frames import FrameCursor, advance, cursor_of, encode
 from runs_domain.handle import Stream, advanced, append_of, empty
 from runs_domain.ids import Attempt, RunId
 from runs_domain.plan import WORKER_LOST
-from runs_domain.ports import ChunkStream, Clock, Context, EventLog, KeyRow, Recorded
+from runs_domain.ports import WORKER_ACTOR, ChunkStream, Clock, Context, EventLog, KeyRow, Recorded
 from runs_domain.run import FIRST_ATTEMPT, RunState, decide, evolve
 from workers.chunk_writer import ChunkWriter
 from workers.retry_budget import RetryBudget, RetryLimits
 
 logger = logging.getLogger(__name__)
 
-WORKER_ACTOR: Final = "worker:"
-"""Before a worker's id in the envelope of what it appends."""
 CONFLICTS_MAX: Final = 16
 """Appends of others that one append of ours gives way to before it gives up."""
 STORE_PATIENCE_SECONDS: Final = 60.0
@@ -101,11 +99,7 @@ class HeldRun:
 
     async def catch_up(self) -> None:
         """Read what others appended; raises StaleAttempt if one of them holds the run now."""
-        newer = await self.reload()
-        if self.state.attempt != self.attempt:
-            raise StaleAttempt(f"attempt {self.state.attempt} holds the run now")
-        if self.holding and any(self._is_a_rivals(entry) for entry in newer):
-            raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
+        self._refuse_if_anothers(await self.reload())
         if self.writer.lost:
             raise StaleAttempt("a higher attempt writes the run's chunks")
 
@@ -114,17 +108,16 @@ class HeldRun:
 
         Takes in nothing, so that it may run beside an append in hand.
         """
-        newer = await self._log.read(self.run_id, after=self.state.version)
-        if self.state.attempt > self.attempt:  # taken in before, or meanwhile
-            raise StaleAttempt(f"attempt {self.state.attempt} holds the run now")
-        for entry in newer:
-            match entry.event:
-                case events.Resumed(attempt=attempt) if attempt > self.attempt:
-                    raise StaleAttempt(f"attempt {attempt} holds the run now")
-                case _ if self.holding and self._is_a_rivals(entry):
-                    raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
-                case _:
-                    pass
+        self._refuse_if_anothers(await self._log.read(self.run_id, after=self.state.version))
+
+    def _refuse_if_anothers(self, newer: Sequence[Recorded]) -> None:
+        """Raises StaleAttempt if by our state, or by `newer` events, another worker has the run."""
+        resumed = [one.event.attempt for one in newer if isinstance(one.event, events.Resumed)]
+        holder = max([self.state.attempt, *resumed])
+        if holder != self.attempt:
+            raise StaleAttempt(f"attempt {holder} holds the run now")
+        if self.holding and any(self._is_a_rivals(entry) for entry in newer):
+            raise StaleAttempt(f"another worker drives the run as attempt {self.attempt}")
 
     def _is_a_rivals(self, entry: Recorded) -> bool:
         return entry.actor.startswith(WORKER_ACTOR) and entry.actor != self._actor

@@ -6,15 +6,14 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from workers.left_behind import leave
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 ABORT_SECONDS_MAX: Final = 2.0
 """How long cut-off work may take to clean up before it is left to itself."""
-
-_abandoned: Final[set[asyncio.Future[Any]]] = set()
-"""Work that ignored its cancellation: referenced until it ends."""
 
 
 class Interrupted(Exception):
@@ -44,21 +43,11 @@ async def until_interrupted(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({task}, timeout=ABORT_SECONDS_MAX)
-        _leave(task)
-
-
-def _leave(task: asyncio.Future[Any]) -> None:
-    """Whatever becomes of it, it is not this run's any more."""
-    if task.done():
-        _look_at(task)
-        return
-    logger.error("work that was cut off goes on: it ignores its cancellation")
-    _abandoned.add(task)
-    task.add_done_callback(_abandoned.discard)
-    task.add_done_callback(_look_at)
+        if leave(task, _look_at):
+            logger.error("work that was cut off goes on: it ignores its cancellation")
 
 
 def _look_at(task: asyncio.Future[Any]) -> None:
-    """asyncio would log what nobody looks at, with every word of it."""
+    """Whatever became of it, it is not this run's any more."""
     if not task.cancelled():
         task.exception()

@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from runs_domain.errors import QueueUnavailable
+from runs_domain.ports import Cause
 from runs_domain.storage.redis_deliveries import JobDeliveries
 from runs_domain.storage.waking import wait_for
-from workers.delivery import Cause, RunningJob, WorkerCounters
+from workers.delivery import RunningJob, WorkerCounters
 from workers.lease import LeaseKeeper
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,12 @@ class JobEnds:
         await self._give_back(running, cause, delay_ms=delay_ms)
 
     async def retry(self, running: RunningJob, *, delay_ms: int) -> None:
-        if running.unfit:
+        if running.why_left == "unfit":
             self._counters.unfit += 1
             await self.return_untouched(running, delay_ms=delay_ms)
             return
         self._counters.retried += 1
-        if running.weather:  # it was let go of in good order, as at a hand-over
+        if running.why_left is not None:  # let go of in good order, as at a hand-over
             await self._give_back(running, "handover", delay_ms=delay_ms)
         else:
             await self._give_back(running, "resent", retries=1, delay_ms=delay_ms)

@@ -41,12 +41,11 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
             raise
         except NotForThisWorker as error:
             logger.warning("%s waits %g s: %s", running.key, WEATHER_SECONDS, error)
-            running.unfit = True
+            running.why_left = "unfit"
             raise Retry(defer=WEATHER_SECONDS) from None
         except WEATHER as error:
             logger.warning("%s waits %g s: %s", running.key, WEATHER_SECONDS, type(error).__name__)
-            running.weather = True
-            running.store_away = isinstance(error, StoreUnavailable)
+            running.why_left = "store_away" if isinstance(error, StoreUnavailable) else "weather"
             raise Retry(defer=WEATHER_SECONDS) from None
         except Exception as error:  # noqa: BLE001 - whatever broke, the job is tried again
             running.error = brief(error)
@@ -54,7 +53,7 @@ def entered(function: JobFunction, held: Mapping[str, RunningJob]) -> WorkerCoro
             log_fault(logger, f"{running.key} broke and is tried again in {seconds:g} s", error)
             raise Retry(defer=seconds) from None
         if not done:
-            running.stopped = True
+            running.why_left = "stopping"
             raise RetryJob
 
     return cast("WorkerCoroutine", run)

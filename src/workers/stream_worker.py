@@ -358,10 +358,10 @@ class StreamWorker(Worker):
         running = self._running.get(job_id)
         if running is None or running.lost:
             return  # a tick of cron has no entry; a lost job's entry is not ours
-        self._pace.ended(store_away=running.store_away)
+        self._pace.ended(store_away=running.why_left == "store_away")
         if finish:
             await self._ends.finish(running)
-        elif running.stopped or (self._stopping.is_set() and incr_score is None):
+        elif running.why_left == "stopping" or (self._stopping.is_set() and incr_score is None):
             await self._ends.hand_over(running)
         else:
             asked_ms = (incr_score or 0) - (timestamp_ms() - running.since_ms)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -23,14 +23,15 @@ from runs_domain.errors import (
     StoreUnavailable,
     VersionConflict,
 )
+from runs_domain.events import ResumeReason
 from runs_domain.faults import log_fault
 from runs_domain.frames import frames_of
 from runs_domain.ids import Attempt, RunId
-from runs_domain.ports import ChunkStream, ChunkTail, EventLog, Fence, Job, Recorded
+from runs_domain.ports import WORKER_ACTOR, ChunkStream, ChunkTail, EventLog, Fence, Job, Recorded
 from runs_domain.run import FIRST_ATTEMPT, is_live
 from runs_domain.step import StepRecorder
 from workers.delivery import NotForThisWorker
-from workers.held_run import WORKER_ACTOR, HeldRun
+from workers.held_run import HeldRun
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,7 @@ async def take(
         held.holding, held.writer.fence = True, fence
         held.writer.begin(held.attempt, held.cursor.next_index, written=held.cursor.next_index)
         return False
-    reason: Literal["lost", "handover"] = (
-        "handover" if job.cause == "handover" and not redelivered else "lost"
-    )
+    reason: ResumeReason = "handover" if job.cause == "handover" and not redelivered else "lost"
     attempt = Attempt(held.state.attempt + 1)
     held.writer.fence = await _raised(held, chunks, attempt)
     try:
@@ -102,9 +101,7 @@ def _check_model(held: HeldRun, serves: Callable[[str], bool]) -> None:
         raise NotForThisWorker(f"no adapter of this worker serves {model!r}")
 
 
-def _log_takeover(
-    held: HeldRun, reason: Literal["lost", "handover"], past: Sequence[Recorded]
-) -> None:
+def _log_takeover(held: HeldRun, reason: ResumeReason, past: Sequence[Recorded]) -> None:
     actors = [one.actor for one in past if one.actor.startswith(WORKER_ACTOR)]
     before = actors[-1].removeprefix(WORKER_ACTOR) if actors else "(none that wrote to it)"
     level, what = (

@@ -19,7 +19,7 @@ from runs_domain.sandbox_port import SandboxSpec
 from tests.support.builders import RUN
 from tests.support.driving import ExecProvider, Note, World
 from tests.support.waiting import until
-from workers import interrupt, run_sandbox
+from workers import interrupt, left_behind, run_sandbox
 from workers.adapters.sandbox_none import NoSandbox
 from workers.agent import model_step
 from workers.agent.tools import run_tool
@@ -152,7 +152,7 @@ async def test_I_09_a_model_call_that_never_ends_is_left_to_itself(
     assert failed.code == "model_unavailable"
     assert never.begun == 5
     await never.end()
-    await until(lambda: not interrupt._abandoned)
+    await until(lambda: not left_behind._left)
     gc.collect()
     assert "never retrieved" not in caplog.text, "what it raises at last is told to nobody"
 

@@ -18,6 +18,7 @@ from runs_domain.events import Json
 from runs_domain.sandbox_port import Sandbox
 from tests.support.builders import RUN
 from tests.support.waiting import until
+from workers import left_behind
 from workers.agent.tools import run_tool as fence
 from workers.agent.tools.registry import Tools
 from workers.agent.tools.tool import ToolContext, ToolFailed, ToolInput, ToolResult
@@ -102,7 +103,7 @@ async def test_I_09_a_tool_that_ignores_its_abort_cannot_hold_the_run(
     assert not stubborn.ended
     assert "ignored its abort" in caplog.text
     stubborn.release.set()
-    await until(lambda: not fence._abandoned)
+    await until(lambda: not left_behind._left)
     assert SECRET not in caplog.text
 
 
@@ -117,7 +118,7 @@ async def test_I_09_cancelling_the_run_does_not_wait_for_a_stubborn_tool() -> No
         await running
 
     stubborn.release.set()
-    await until(lambda: not fence._abandoned)
+    await until(lambda: not left_behind._left)
 
 
 async def test_cancelling_the_run_lets_a_tool_clean_up_first() -> None:

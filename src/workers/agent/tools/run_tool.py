@@ -19,6 +19,7 @@ from workers.agent.tools.tool import (
     ToolFailed,
     ToolResult,
 )
+from workers.left_behind import leave
 
 _log: Final = logging.getLogger(__name__)
 
@@ -28,9 +29,6 @@ ABORT_SECONDS: Final = 10.0
 """How long an aborted tool may take to clean up before it is left to itself (incident I-09)."""
 DEPTH_MAX: Final = 64
 """Levels of an output's nesting."""
-
-_abandoned: Final[set[asyncio.Task[Json]]] = set()
-"""Tools that ignored their abort: referenced until they end."""
 
 
 async def run_tool(
@@ -73,21 +71,17 @@ async def _run(tool: Tool, given: Any, context: ToolContext) -> Json:
 
 async def _abort(task: asyncio.Task[Json]) -> None:
     task.cancel()
-    ended, _ = await asyncio.wait({task}, timeout=ABORT_SECONDS)
-    if ended:
-        _look_at(task)
-        return
-    _log.error("a tool ignored its abort: %s", task.get_name())
-    _abandoned.add(task)
-    task.add_done_callback(_abandoned.discard)
-    task.add_done_callback(_look_at)
+    await asyncio.wait({task}, timeout=ABORT_SECONDS)
+    name = task.get_name()
 
+    def look(ended: asyncio.Future[Json]) -> None:
+        """An aborted tool's last error changes nothing any more, but is not lost."""
+        error = None if ended.cancelled() else ended.exception()
+        if error is not None:
+            _log.warning("%s, aborted, raised %s", name, type(error).__name__)
 
-def _look_at(task: asyncio.Task[Json]) -> None:
-    """An aborted tool's last error changes nothing any more, but is not lost."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        _log.warning("%s, aborted, raised %s", task.get_name(), type(error).__name__)
+    if leave(task, look):
+        _log.error("a tool ignored its abort: %s", name)
 
 
 def _result(name: str, task: asyncio.Task[Json]) -> ToolResult:
