@@ -7,7 +7,7 @@ is still open and gets no worker: a retry sends the job again. Works with the pr
 settings; `--as` says who you are, in events and letters.
 """
 
-from operator_script import leave_with, postgres_away  # isort: split
+from operator_script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -25,10 +25,10 @@ from letter_pages import print_letters, print_list
 
 from runs_domain.dead_letters import DeadLetterDesk, Outcome
 from runs_domain.dead_letters_port import DeadLetter, Reason
-from runs_domain.errors import LetterRefused, RunledgerError, StoreUnavailable
+from runs_domain.errors import LetterRefused, RunledgerError
 from runs_domain.ids import RunId
 from runs_domain.keys import secrets_of
-from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.settings import Settings, load
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.dead_letters import LETTERS_MAX, PostgresDeadLetters, last_events
 from runs_domain.storage.identity import SystemClock
@@ -55,15 +55,12 @@ def main() -> int:
     options = _parser().parse_args()
     # What fails is told in one sentence, not by the log's and the queue's own warnings as well.
     logging.basicConfig(level=logging.ERROR)
-    try:
-        return asyncio.run(_run(load(os.environ), options))
-    except StoreUnavailable as error:
-        where = postgres_away(error, setting="RUNLEDGER_DATABASE_URL", name=NAME)
-        print(f"dead_letters: {where}", file=sys.stderr)
-        return 1
-    except RunledgerError as error:
-        print(f"dead_letters: {error}", file=sys.stderr)
-        return 2 if isinstance(error, BadSettings) else 1
+    return told(
+        "dead_letters",
+        "RUNLEDGER_DATABASE_URL",
+        NAME,
+        lambda: asyncio.run(_run(load(os.environ), options)),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

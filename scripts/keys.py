@@ -5,7 +5,7 @@ Works with the processes' RUNLEDGER_* settings, and RUNLEDGER_ADMIN_DATABASE_URL
 role. A key is printed once and cannot be asked for again; the database holds its MAC only.
 """
 
-from operator_script import leave_with, postgres_away  # isort: split
+from operator_script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -13,7 +13,6 @@ import os
 import sys
 from uuid import UUID
 
-from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.ids import AccountId, KeyId
 from runs_domain.keys import secrets_of
 from runs_domain.settings import BadSettings, Settings, load
@@ -29,18 +28,14 @@ DAYS_MAX = 3650
 
 def main() -> int:
     options = _parser().parse_args()
-    try:
+
+    def work() -> int:
         settings = load(os.environ)
         if not settings.admin_database_url:
             raise BadSettings("RUNLEDGER_ADMIN_DATABASE_URL is not set: accounts are the owner's")
         return asyncio.run(_run(settings, options))
-    except StoreUnavailable as error:
-        where = postgres_away(error, setting="RUNLEDGER_ADMIN_DATABASE_URL", name=NAME)
-        print(f"keys: {where}", file=sys.stderr)
-        return 1
-    except RunledgerError as error:
-        print(f"keys: {error}", file=sys.stderr)
-        return 2 if isinstance(error, BadSettings) else 1
+
+    return told("keys", "RUNLEDGER_ADMIN_DATABASE_URL", NAME, work)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,11 @@ if not all(map(find_spec, PACKAGES)):
     print(f"{script}: run it with .venv/bin/python scripts/{script}", file=sys.stderr)
     sys.exit(2)
 
-from runs_domain.errors import StoreUnavailable  # noqa: E402 - now it is known to be there
+from runs_domain.errors import (  # noqa: E402 - now they are known to be there
+    RunledgerError,
+    StoreUnavailable,
+)
+from runs_domain.settings import BadSettings  # noqa: E402
 from runs_domain.storage.connection import ServerRefuses  # noqa: E402
 
 
@@ -32,6 +36,22 @@ def leave_with(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code)
+
+
+def told(program: str, setting: str, name: str, work: Callable[[], int]) -> int:
+    """`work`'s exit code; what went wrong is one sentence, 2 for bad settings and 1 for the rest.
+
+    `setting` holds the address, `name` is that of the script's connection.
+    """
+    try:
+        return work()
+    except StoreUnavailable as error:
+        where = postgres_away(error, setting=setting, name=name)
+        print(f"{program}: {where}", file=sys.stderr)
+        return 1
+    except RunledgerError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadSettings) else 1
 
 
 def postgres_away(error: StoreUnavailable, *, setting: str, name: str) -> str:

@@ -2,12 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from runs_domain.storage.redis_client import PipelinedRedis
+from tests.support.redis_twins import own_valkey
 from tests.support.servers import (
     Database,
     create_database,
@@ -18,6 +20,7 @@ from tests.support.servers import (
 from tests.support.stacks import BreakableStack, breakable_stack, prepared_data, quiet_stack
 from workers.stack.servers import Servers
 from workers.stack.stack import Stack
+from workers.stack.valkey import Valkey
 
 pytest_plugins = ("pytester", "tests.support.run_rules")
 
@@ -49,6 +52,20 @@ def redis_url(servers: Servers) -> Iterator[str]:
     _flush(servers.redis_url)
     yield servers.redis_url
     _flush(servers.redis_url)
+
+
+@pytest.fixture(name="redis")
+async def redis_client(redis_url: str) -> AsyncIterator[PipelinedRedis]:
+    client = PipelinedRedis(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """A Valkey of the test's own, to break."""
+    with own_valkey() as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Two attempts at one chunk stream, in any order: what holds whatever they do."""
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,13 +37,6 @@ actions = st.builds(
     offset=st.sampled_from([0, 0, 0, -1, 1]),
     count=st.integers(0, 3),
 )
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
-    client = PipelinedRedis(redis_url)
-    yield client
-    await client.aclose()
 
 
 @settings(

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.lanes import lane_stacks, opened_lanes
-from tests.support.redis_twins import own_valkey
 from tests.support.rest import Rest
 from tests.support.stacks import BreakableStack
 from tests.support.sweep import Lane
@@ -22,13 +21,6 @@ async def client(broken: BreakableStack) -> AsyncIterator[Rest]:
 def workers(redis_url: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
     """Worker processes on the session's Valkey."""
     with WorkerProcesses(redis_url, tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    """A Valkey of the test's own, to break."""
-    with own_valkey() as started:
         yield started
 
 

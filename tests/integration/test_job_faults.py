@@ -24,13 +24,6 @@ JOB = Job(kind="run", id=str(UUID(int=1)), account_id=ACCOUNT)
 CANARY = "canary text of an error"
 
 
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
-    client = PipelinedRedis(redis_url)
-    yield client
-    await client.aclose()
-
-
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_entry, "RETRY_SECONDS_MIN", 0.01)

@@ -1,7 +1,7 @@
 """StreamWorker while Redis moves, hangs or throws single keys away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -27,12 +27,6 @@ def job(number: int) -> Job:
 
 
 @pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as started:
-        yield started
-
-
-@pytest.fixture
 def other_valkey() -> Iterator[Valkey]:
     with own_valkey() as started:
         yield started
@@ -54,13 +48,6 @@ class Address:
 @pytest.fixture
 def address(short_path: Path) -> Address:
     return Address(short_path / "redis")
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
-    client = PipelinedRedis(redis_url)
-    yield client
-    await client.aclose()
 
 
 async def test_after_a_failover_everything_leaves_the_old_server_that_only_reads(

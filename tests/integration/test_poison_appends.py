@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 
 import psycopg
 import pytest
-from typing_extensions import override
 
 from runs_domain import commands as c
 from runs_domain.errors import AppendBreaks, StoreUnavailable
@@ -21,6 +20,7 @@ from runs_domain.storage.appender import DOUBTS_MAX
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.suspects import BREAKS_MAX
+from tests.support.counting_clock import CountingClock
 from tests.support.driving import World
 from tests.support.fault_proxy import FaultProxy
 from tests.support.log_streams import SECRETS, Run
@@ -195,16 +195,6 @@ async def test_the_model_is_paid_once_for_a_step_that_breaks_its_connection(
         assert len(world.requests) == 1
         assert proxy.faults == 2 * BREAKS_MAX  # the step, and what was kept of it
         assert (await world.tags())[-1] == "sandbox_released"
-
-
-class CountingClock(SystemClock):
-    def __init__(self) -> None:
-        self.pauses = 0
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        self.pauses += 1
-        await super().sleep(seconds)
 
 
 async def test_connections_that_the_server_has_none_to_spare_for_are_never_counted(

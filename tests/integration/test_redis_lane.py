@@ -1,7 +1,7 @@
 """One auto-pipelined connection: order, cancellation, deadlines, limits, reconnects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from runs_domain.storage import redis_lane
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_lane import Lane
-from tests.support.redis_twins import RUN, own_valkey
+from tests.support.redis_twins import RUN
 from tests.support.silent_server import silent_server
 from tests.support.waiting import until
 from workers.stack.valkey import Valkey
@@ -26,12 +26,6 @@ async def client(redis_url: str) -> AsyncIterator[PipelinedRedis]:
     client = PipelinedRedis(redis_url)
     yield client
     await client.aclose()
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as started:
-        yield started
 
 
 async def test_what_is_queued_together_goes_in_one_write(short_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Pub/sub: one connection a process; a lost message costs time, never truth."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -19,13 +18,6 @@ from tests.support.redis_twins import OTHER_RUN, RUN, own_valkey, pubsub_of
 from tests.support.waiting import until
 
 LONG_SECONDS = 60.0
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
-    client = PipelinedRedis(redis_url)
-    yield client
-    await client.aclose()
 
 
 async def test_a_cancel_reaches_the_one_run_it_is_for(redis: PipelinedRedis) -> None:

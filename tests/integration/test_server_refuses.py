@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from typing_extensions import override
 
 from runs_domain import commands as c
 from runs_domain.errors import StoreUnavailable
@@ -18,6 +17,7 @@ from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.projection import Projection
 from runs_domain.storage.runs_view import RunsView
+from tests.support.counting_clock import CountingClock
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
 from tests.support.waiting import until
@@ -137,16 +137,6 @@ async def test_a_view_waits_for_a_server_that_takes_no_writes(
         assert not projector._is_away
         assert await connection.fetch("SELECT version FROM runs") == [(run.stream.state.version,)]
         await projection.close()
-
-
-class CountingClock(SystemClock):
-    def __init__(self) -> None:
-        self.pauses = 0
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        self.pauses += 1
-        await super().sleep(seconds)
 
 
 async def test_an_append_in_doubt_is_settled_when_the_server_takes_writes_again(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
 from uuid import UUID
 
 import pytest
@@ -14,7 +13,7 @@ from runs_domain.storage import redis_names as names
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from tests.support.desk import Begun, Desk, working
-from tests.support.redis_twins import ACCOUNT, own_valkey
+from tests.support.redis_twins import ACCOUNT
 from tests.support.waiting import until
 from workers import job_entry, stream_worker
 from workers.stack.valkey import Valkey
@@ -28,21 +27,8 @@ def job(number: int, cause: str = "fresh") -> Job:
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
-    client = PipelinedRedis(redis_url)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
 def jobs(redis: PipelinedRedis) -> RedisJobs:
     return RedisJobs(redis)
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as started:
-        yield started
 
 
 # ------------------------------------------------------------------------------ dispatch

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
 from uuid import UUID
 
 import pytest
@@ -12,7 +11,7 @@ from runs_domain.storage import redis_names as names
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from tests.support.desk import Desk, working
-from tests.support.redis_twins import ACCOUNT, own_valkey
+from tests.support.redis_twins import ACCOUNT
 from tests.support.waiting import until
 from workers.stack.valkey import Valkey
 from workers.worker_id import new_worker_id
@@ -20,19 +19,6 @@ from workers.worker_id import new_worker_id
 
 def job(number: int) -> Job:
     return Job(kind="run", id=str(UUID(int=number)), account_id=ACCOUNT)
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as started:
-        yield started
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipelinedRedis]:
-    client = PipelinedRedis(redis_url)
-    yield client
-    await client.aclose()
 
 
 async def test_it_is_said_once_when_redis_is_back_and_after_how_long(

@@ -1,8 +1,6 @@
 """What came of a chaos run, read from the log: counts for people, and the checks."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +11,10 @@ import psycopg
 from runs_domain.ids import SessionId, sandbox_name
 from tests.support.chaos_clients import Accepted
 from tests.support.chaos_plan import CANARY, LOOK
+from tests.support.operators import run_script
 from tests.support.rest import Rest, parts_of
 from tests.support.stacks import LinkedStack
 
-SCRIPT: Final = Path(__file__).parents[2] / "scripts" / "check_invariants.py"
 SCRIPT_SECONDS_MAX: Final = 300.0
 ERRORS_SHOWN: Final = 60
 
@@ -62,13 +60,11 @@ class Aftermath:
 
 def check_invariants(stack: LinkedStack) -> None:
     arguments = ["--at-rest", "--json", "--canary", CANARY, "--logs", str(stack.logs)]
-    done = subprocess.run(  # noqa: S603 - our own argv
-        [sys.executable, str(SCRIPT), *arguments],
+    done = run_script(
+        "check_invariants.py",
+        *arguments,
         env=stack.details["env"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SCRIPT_SECONDS_MAX,
+        seconds_max=SCRIPT_SECONDS_MAX,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["ok"] is True

@@ -12,7 +12,10 @@ SCRIPT_SECONDS_MAX: Final = 30.0
 
 
 def run_script(
-    name: str, *arguments: str, env: Mapping[str, str]
+    name: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    seconds_max: float = SCRIPT_SECONDS_MAX,
 ) -> "subprocess.CompletedProcess[str]":
     """`scripts/<name>` to its end, with no other environment than `env`."""
     return subprocess.run(  # noqa: S603 - our own argv
@@ -21,7 +24,7 @@ def run_script(
         capture_output=True,
         text=True,
         check=False,
-        timeout=SCRIPT_SECONDS_MAX,
+        timeout=seconds_max,
     )
 
 
