@@ -117,6 +117,10 @@ class UnknownEvent(HistoryCorrupt):
     pass
 
 
+class UnknownView(RunledgerError):
+    """There is no view of that name."""
+
+
 class ContentErased(RunledgerError):
     pass
 

@@ -12,10 +12,9 @@ from typing import Final
 from runs_domain.errors import StoreUnavailable
 from runs_domain.ports import Clock
 from runs_domain.settings import Secret
-from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.projection import FoldFailed, Projection
-from runs_domain.storage.runs_view import RunsView
 from runs_domain.storage.sealing import DataKeys
+from runs_domain.storage.views import all_views
 from runs_domain.storage.waking import Wait
 
 BATCH_EVENTS_MAX: Final = 2000
@@ -92,8 +91,7 @@ class Projector:
 
 def all_projections(url: Secret, data_keys: DataKeys) -> tuple[Projection, ...]:
     """Every view there is, each on its own connection."""
-    views = (RunsView(), MessagesView(data_keys))
-    return tuple(Projection(url, view, data_keys) for view in views)
+    return tuple(Projection(url, view, data_keys) for view in all_views(data_keys))
 
 
 async def project(projections: Sequence[Projection], clock: Clock, wait: Wait) -> None:

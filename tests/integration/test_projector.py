@@ -17,14 +17,15 @@ from runs_domain.settings import Secret
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Connection, ReconnectingConnection
 from runs_domain.storage.identity import SystemClock, new_account_id, new_chat_id
-from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
-from runs_domain.storage.projection import Checkpoint, FoldFailed, Projection, View, checkpoints
+from runs_domain.storage.projection import Checkpoint, FoldFailed, Projection, checkpoints
 from runs_domain.storage.runs_view import RunsView, page, page_query
+from runs_domain.storage.view import View
+from runs_domain.storage.views import all_views
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
-from tests.support.views import Place, are_caught_up, folded, shown
+from tests.support.views import Place, are_caught_up, folded, rows_folded, rows_held, shown
 from tests.support.waiting import until
 from workers.projector import all_projections, project
 from workers.stack.servers import Servers
@@ -45,12 +46,18 @@ async def reader(database: Database) -> AsyncIterator[ReconnectingConnection]:
     await connection.close()
 
 
-def views(log: PostgresEventLog) -> list[View]:
-    return [RunsView(), MessagesView(log.data_keys)]
-
-
 def projections(database: Database, log: PostgresEventLog) -> tuple[Projection, ...]:
     return all_projections(Secret(database.url), log.data_keys)
+
+
+def projection_of(name: str, database: Database, log: PostgresEventLog) -> Projection:
+    (one,) = [one for one in projections(database, log) if one.name == name]
+    return one
+
+
+async def checkpoint_of(name: str, reader: ReconnectingConnection) -> Checkpoint:
+    (one,) = [one for one in await checkpoints(reader) if one.name == name]
+    return one
 
 
 @asynccontextmanager
@@ -92,6 +99,7 @@ async def assert_views_are_the_fold(
 ) -> None:
     for run in runs:
         assert await shown(reader, log, place_of(run)) == await folded(log, place_of(run))
+        assert await rows_held(reader, log, run.run_id) == await rows_folded(log, run.run_id)
     ((rows,),) = await reader.fetch("SELECT count(*) FROM runs")
     assert rows == len(runs)
 
@@ -136,30 +144,27 @@ async def test_two_projectors_at_once_take_each_event_once(
     taken = await asyncio.gather(*(race(projection) for projection in (*one, *two)))
     ((events,),) = await reader.fetch("SELECT count(*) FROM stored_events")
 
-    assert taken[0] + taken[2] == events
-    assert taken[1] + taken[3] == events
+    for by_one, by_two in zip(taken[: len(one)], taken[len(one) :], strict=True):
+        assert by_one + by_two == events
     await assert_views_are_the_fold(reader, log, runs)
     for projection in (*one, *two):
         await projection.close()
 
 
-class Killed(View):
+class Killed:
     """A view whose connection dies after its rows were written, before the commit."""
 
     def __init__(self, view: View, times: int) -> None:
         self._view = view
         self._times = times
+        self.name = view.name
+        self.columns = view.columns
+        self.key = view.key
+        self.looks_into = view.looks_into
+        self.needs_content = view.needs_content
 
-    @property
-    def name(self) -> str:
-        return self._view.name
-
-    @property
-    def needs_content(self) -> bool:
-        return self._view.needs_content
-
-    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
-        await self._view.apply(connection, batch)
+    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+        await self._view.apply(connection, batch, table)
         if self._times:
             self._times -= 1
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -169,7 +174,7 @@ async def test_a_projector_killed_before_its_commits_leaves_nothing_half_done(
     database: Database, log: PostgresEventLog, reader: ReconnectingConnection
 ) -> None:
     runs = await some_runs(log, 6)
-    for view in views(log):
+    for view in all_views(log.data_keys):
         projection = Projection(Secret(database.url), Killed(view, times=3), log.data_keys)
         deaths = 0
         while await projection.is_behind():
@@ -275,19 +280,19 @@ async def test_an_unknown_tag_is_not_skipped_and_a_release_that_knows_it_goes_on
     with psycopg.connect(database.admin_url) as owner:
         names = {"old": "run.started.v1", "new": "run.started.v9", "run": run.run_id}
         owner.execute(rename, names)
-    projection, _ = projections(database, log)
+    projection = projection_of("runs", database, log)
     with pytest.raises(FoldFailed):
         await projection.advance(100)
     assert await projection.advance(3) == 3
     with pytest.raises(FoldFailed, match=r"run\.started\.v9.*UnknownEvent") as caught:
         await projection.advance(1)
     await projection.stop(caught.value)
-    assert (await checkpoints(reader))[1].stopped_position == caught.value.position
+    assert (await checkpoint_of("runs", reader)).stopped_position == caught.value.position
 
     with psycopg.connect(database.admin_url) as owner:
         owner.execute(rename, {"old": names["new"], "new": names["old"], "run": run.run_id})
     assert await projection.advance(100) == 1
-    assert (await checkpoints(reader))[1].stopped_position is None
+    assert (await checkpoint_of("runs", reader)).stopped_position is None
     await projection.close()
 
 
@@ -297,13 +302,13 @@ async def test_a_stop_that_another_projector_has_passed_is_not_shown(
     """In a rolling deployment the old release stops where the new one does not."""
     run = Run(log)
     await run.start()
-    projection, _ = projections(database, log)
+    projection = projection_of("runs", database, log)
     assert await projection.advance(100) == 4
     last = (await log.read(run.run_id))[-1]
     row = StoredRow(run.run_id, last.version, last.type, b"", last.position)
     await projection.stop(FoldFailed([row], ValueError()))
 
-    assert (await checkpoints(reader))[1].stopped_at is None
+    assert (await checkpoint_of("runs", reader)).stopped_at is None
     await projection.close()
 
 
@@ -339,7 +344,8 @@ async def test_an_erased_account_stops_no_view_and_leaves_nothing_to_rebuild(
 ) -> None:
     gone, stays = Run(log), Run(log)
     await gone.start()
-    runs_view, messages_view = projections(database, log)
+    runs_view = projection_of("runs", database, log)
+    messages_view = projection_of("messages", database, log)
     await messages_view.advance(100)
     with psycopg.connect(database.admin_url) as owner:
         owner.execute(

@@ -7,6 +7,8 @@ from runs_domain.storage.messages_view import messages_of_chat
 from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.projection import checkpoints
 from runs_domain.storage.runs_view import PAGE_ROWS_MAX, page
+from runs_domain.storage.view import Row
+from runs_domain.storage.views import all_views
 
 Place = tuple[RunId, AccountId, ChatId]
 
@@ -30,6 +32,33 @@ async def folded(
     """The same, from the log."""
     stream = await log.read(place[0])
     return summarize(stream), messages_after(stream)
+
+
+async def rows_held(
+    connection: ReconnectingConnection, log: PostgresEventLog, run_id: RunId
+) -> dict[str, list[Row]]:
+    """What each view has of the run, row by row in the order of its key, by the view's name."""
+    held = {}
+    for view in all_views(log.data_keys):
+        rows = await connection.fetch(
+            f"SELECT {', '.join(view.columns)} FROM {view.name} WHERE run_id = %s"  # noqa: S608
+            f" ORDER BY {', '.join(view.key)}",
+            (run_id,),
+        )
+        account = list(view.columns).index("account_id")
+        keys = await log.data_keys.for_reading(row[account] for row in rows)
+        held[view.name] = [view.comparable(row, keys) for row in rows]
+    return held
+
+
+async def rows_folded(log: PostgresEventLog, run_id: RunId) -> dict[str, list[Row]]:
+    """The same, from the log."""
+    stream = await log.read(run_id)
+    keys = await log.data_keys.for_reading(one.subject for one in stream)
+    return {
+        view.name: [view.comparable(row, keys) for row in view.rows_of(stream, keys)]
+        for view in all_views(log.data_keys)
+    }
 
 
 async def are_caught_up(connection: ReconnectingConnection) -> bool:

@@ -10,70 +10,106 @@ from typing import Any, ClassVar, Final
 import msgspec
 from psycopg.rows import TupleRow
 
+from runs_domain import events
 from runs_domain.errors import ContentErased
-from runs_domain.events import Requested
+from runs_domain.events import Event
 from runs_domain.ids import AccountId, ChatId, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import MessageRow, messages_after
 from runs_domain.storage.batches import by_run, columns_of
 from runs_domain.storage.connection import Connection, Fetches
-from runs_domain.storage.sealing import DataKey, DataKeys
+from runs_domain.storage.sealing import DataKeys
+from runs_domain.storage.view import Keys, Row, upsert_into
 
 CHAT_MESSAGES_MAX: Final = 1000
 """Rows of one answer of `messages_of_chat`."""
 
-_COLUMNS: Final = (
-    "run_id, place, role, account_id, chat_id, session_id, requested_position, created_at,"
-    " version, complete, sealed"
+_FIXED: Final[Mapping[str, str]] = {
+    "run_id": "uuid",
+    "place": "integer",
+    "role": "text",
+    "account_id": "uuid",
+    "chat_id": "uuid",
+    "session_id": "uuid",
+    "requested_position": "bigint",
+    "created_at": "timestamptz",
+}
+_COLUMNS: Final[Mapping[str, str]] = {
+    **_FIXED,
+    "version": "bigint",
+    "complete": "boolean",
+    "sealed": "bytea",
+}
+_CHANGING: Final = ("version", "complete", "sealed")
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM"
+_LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
+    {
+        *(events.Requested, events.MessagePersisted),
+        *(events.Completed, events.Failed, events.Cancelled),
+    }
 )
-_ASSISTANTS: Final = f"""
-SELECT DISTINCT ON (run_id) {_COLUMNS} FROM messages
-WHERE run_id = ANY(%s) ORDER BY run_id, place DESC
-"""  # noqa: S608 - no values
-_UPSERT: Final = f"""
-INSERT INTO messages ({_COLUMNS})
-SELECT * FROM unnest(
-    %s::uuid[], %s::integer[], %s::text[], %s::uuid[], %s::uuid[], %s::uuid[], %s::bigint[],
-    %s::timestamptz[], %s::bigint[], %s::boolean[], %s::bytea[])
-ON CONFLICT (run_id, place) DO UPDATE SET
-    version = EXCLUDED.version, complete = EXCLUDED.complete, sealed = EXCLUDED.sealed
-"""  # noqa: S608 - no values
-_ACCOUNT: Final = 3
-"""Where the account stands among the columns."""
-_OF_RUNS: Final = f"""
-SELECT {_COLUMNS} FROM messages WHERE run_id = ANY(%s) ORDER BY run_id, place
-"""  # noqa: S608 - no values
+_ACCOUNT: Final = list(_COLUMNS).index("account_id")
+_OF_RUNS: Final = f"{_SELECT} messages WHERE run_id = ANY(%s) ORDER BY run_id, place"
 _OF_CHAT: Final = f"""
-SELECT {_COLUMNS} FROM messages WHERE chat_id = %s AND account_id = %s
+{_SELECT} messages WHERE chat_id = %s AND account_id = %s
 ORDER BY requested_position, place LIMIT %s
-"""  # noqa: S608 - no values
+"""
 
 
 class MessagesView:
-    """`projection.View`."""
+    """`view.View`."""
 
     name: ClassVar = "messages"
+    columns: ClassVar = _COLUMNS
+    key: ClassVar = ("run_id", "place")
+    looks_into: ClassVar = _LOOKS_INTO
     needs_content: ClassVar = True
 
     def __init__(self, data_keys: DataKeys) -> None:
         self._data_keys = data_keys
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
         keys = await self._data_keys.for_reading(recorded.subject for recorded in batch)
-        readable = [recorded for recorded in batch if keys[recorded.subject] is not None]
-        streams = by_run(readable)
+        streams = by_run(
+            one for one in batch if type(one.event) in _LOOKS_INTO and keys[one.subject] is not None
+        )
         begun = [
-            run for run, events in streams.items() if not isinstance(events[0].event, Requested)
+            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
         ]
-        cursor = await connection.execute(_ASSISTANTS, (begun,), prepare=True, binary=True)
-        known = {row.run_id: row for row in (_opened(row, keys) for row in await cursor.fetchall())}
+        known = await _assistants(connection, table, begun, keys)
         changed = [
             _values(row, keys)
-            for run, events in streams.items()
-            for row in messages_after(events, known.get(run))
+            for run, some in streams.items()
+            for row in messages_after(some, known.get(run))
         ]
         if changed:
-            await connection.execute(_UPSERT, columns_of(changed), prepare=True)
+            upsert = upsert_into(table, _COLUMNS, self.key, _CHANGING)
+            await connection.execute(upsert.encode(), columns_of(changed), prepare=True)
+
+    def rows_of(self, stream: Sequence[Recorded], keys: Keys) -> list[Row]:
+        """None of an erased account."""
+        if not stream or keys.get(stream[0].subject) is None:
+            return []
+        return [_values(row, keys) for row in messages_after(stream)]
+
+    def comparable(self, row: Row, keys: Keys) -> Row:
+        """Raises ContentErased for a row of an erased account."""
+        opened = _opened(row, keys)
+        return (*row[:-1], opened.message)
+
+
+async def _assistants(
+    connection: Connection, table: str, runs: Sequence[RunId], keys: Keys
+) -> Mapping[RunId, MessageRow]:
+    """The assistant's row, which is the last, of each of `runs`."""
+    if not runs:
+        return {}
+    sql = (
+        f"SELECT DISTINCT ON (run_id) {', '.join(_COLUMNS)} FROM {table}"  # noqa: S608 - no values
+        " WHERE run_id = ANY(%s) ORDER BY run_id, place DESC"
+    )
+    cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
+    return {row.run_id: row for row in (_opened(row, keys) for row in await cursor.fetchall())}
 
 
 async def messages_of_chat(
@@ -106,7 +142,7 @@ async def rows_of(
     return tuple(_opened(row, keys) for row in rows if keys[row[_ACCOUNT]] is not None)
 
 
-def _values(row: MessageRow, keys: Mapping[AccountId, DataKey | None]) -> tuple[Any, ...]:
+def _values(row: MessageRow, keys: Keys) -> tuple[Any, ...]:
     key = keys[row.account_id]
     if key is None:
         raise ContentErased(f"account {row.account_id} was erased")
@@ -126,7 +162,7 @@ def _values(row: MessageRow, keys: Mapping[AccountId, DataKey | None]) -> tuple[
     )
 
 
-def _opened(values: TupleRow, keys: Mapping[AccountId, DataKey | None]) -> MessageRow:
+def _opened(values: TupleRow, keys: Keys) -> MessageRow:
     run_id, place, role, account, chat, session, position, at, version, complete, sealed = values
     key = keys[account]
     if key is None:

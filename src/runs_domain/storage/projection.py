@@ -7,7 +7,7 @@ same earlier place together, and the log is folded again from there.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import psycopg
 
@@ -21,6 +21,7 @@ from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Connection, ReconnectingConnection, is_away
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
+from runs_domain.storage.view import View
 
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_SECONDS_MAX: Final = 30.0
@@ -53,22 +54,6 @@ FROM checkpoints WHERE name = %s
 _CHECKPOINTS: Final = """
 SELECT name, position, stopped_position, stopped_error, stopped_at FROM checkpoints ORDER BY name
 """
-
-
-class View(Protocol):
-    @property
-    def name(self) -> str:
-        """Of its checkpoint."""
-        ...
-
-    @property
-    def needs_content(self) -> bool: ...
-
-    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
-        """Write what the batch, never empty, changes; commits nothing. A run's events come in
-        order, and each comes once.
-        """
-        ...
 
 
 class Checkpoint(Struct, frozen=True):
@@ -150,7 +135,7 @@ class Projection:
         if not rows:
             return 0
         try:
-            await self._view.apply(connection, await self._decoded(rows))
+            await self._view.apply(connection, await self._decoded(rows), self.name)
         except Exception as error:  # whatever it is: a fold that fails must not look like a lag
             if isinstance(error, StoreUnavailable) or is_away(error):
                 raise

@@ -1,58 +1,95 @@
 """The `runs` view: one row a run, for lists. Written by the projector alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 from psycopg.rows import TupleRow
 
-from runs_domain.events import Requested, Usage
+from runs_domain import events
+from runs_domain.events import Event, Usage
 from runs_domain.ids import AccountId, ChatId, Position, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import RunError, RunSummary, summarize
 from runs_domain.run import Status
 from runs_domain.storage.batches import by_run, columns_of
 from runs_domain.storage.connection import Connection, Fetches
+from runs_domain.storage.view import Keys, Row, upsert_into
 
 PAGE_ROWS_MAX: Final = 101
 """One more than the longest page, so that a reader learns whether there is another."""
 
-_COLUMNS: Final = (
-    "run_id, account_id, chat_id, session_id, status, model, created_at, started_at, finished_at,"
-    " usage, error_code, error_message, version, requested_position"
+_FIXED: Final[Mapping[str, str]] = {
+    "run_id": "uuid",
+    "account_id": "uuid",
+    "chat_id": "uuid",
+    "session_id": "uuid",
+}
+_COLUMNS: Final[Mapping[str, str]] = {
+    **_FIXED,
+    "status": "text",
+    "model": "text",
+    "created_at": "timestamptz",
+    "started_at": "timestamptz",
+    "finished_at": "timestamptz",
+    "usage": "jsonb",
+    "error_code": "text",
+    "error_message": "text",
+    "version": "bigint",
+    "requested_position": "bigint",
+}
+_CHANGING: Final = (
+    *("status", "started_at", "finished_at", "usage", "error_code", "error_message", "version"),
 )
-_KNOWN: Final = f"SELECT {_COLUMNS} FROM runs WHERE run_id = ANY(%s)"  # noqa: S608 - no values
-_UPSERT: Final = f"""
-INSERT INTO runs ({_COLUMNS})
-SELECT * FROM unnest(
-    %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::timestamptz[],
-    %s::timestamptz[], %s::timestamptz[], %s::jsonb[], %s::text[], %s::text[], %s::bigint[],
-    %s::bigint[])
-ON CONFLICT (run_id) DO UPDATE SET
-    status = EXCLUDED.status, started_at = EXCLUDED.started_at,
-    finished_at = EXCLUDED.finished_at, usage = EXCLUDED.usage,
-    error_code = EXCLUDED.error_code, error_message = EXCLUDED.error_message,
-    version = EXCLUDED.version
-"""  # noqa: S608 - no values
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM"
+_OF_RUNS: Final = f"{_SELECT} runs WHERE run_id = ANY(%s)"
+_LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
+    {
+        *(events.Requested, events.Started, events.MessagePersisted),
+        *(events.Completed, events.Failed, events.Cancelled),
+    }
+)
 
 
 class RunsView:
-    """`projector.View`."""
+    """`view.View`."""
 
     name: ClassVar = "runs"
+    columns: ClassVar = _COLUMNS
+    key: ClassVar = ("run_id",)
+    looks_into: ClassVar = _LOOKS_INTO
     needs_content: ClassVar = False
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
         streams = by_run(batch)
         begun = [
-            run for run, events in streams.items() if not isinstance(events[0].event, Requested)
+            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
         ]
-        cursor = await connection.execute(_KNOWN, (begun,), prepare=True, binary=True)
-        known = {row.run_id: row for row in map(_row, await cursor.fetchall())}
-        rows = [summarize(events, known.get(run)) for run, events in streams.items()]
-        await connection.execute(
-            _UPSERT, columns_of([_values(row) for row in rows if row is not None]), prepare=True
+        known = await _known(connection, table, begun)
+        rows = [summarize(some, known.get(run)) for run, some in streams.items()]
+        upsert = upsert_into(table, _COLUMNS, self.key, _CHANGING)
+        changed = [_values(row) for row in rows if row is not None]
+        await connection.execute(upsert.encode(), columns_of(changed), prepare=True)
+
+    def rows_of(self, stream: Sequence[Recorded], keys: Keys) -> list[Row]:  # noqa: ARG002 - a View
+        row = summarize(stream)
+        return [] if row is None else [_values(row)]
+
+    def comparable(self, row: Row, keys: Keys) -> Row:  # noqa: ARG002 - a View
+        return tuple(
+            msgspec.json.decode(value) if kind == "jsonb" and isinstance(value, str) else value
+            for kind, value in zip(_COLUMNS.values(), row, strict=True)
         )
+
+
+async def _known(
+    connection: Connection, table: str, runs: Sequence[RunId]
+) -> Mapping[RunId, RunSummary]:
+    if not runs:
+        return {}
+    sql = f"{_SELECT} {table} WHERE run_id = ANY(%s)"
+    cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
+    return {row.run_id: row for row in map(_row, await cursor.fetchall())}
 
 
 async def page(
@@ -76,7 +113,7 @@ async def page(
 
 async def rows_of(connection: Fetches, run_ids: Sequence[RunId]) -> tuple[RunSummary, ...]:
     """The rows that there are of `run_ids`. Raises StoreUnavailable."""
-    return tuple(map(_row, await connection.fetch(_KNOWN, (list(run_ids),))))
+    return tuple(map(_row, await connection.fetch(_OF_RUNS, (list(run_ids),))))
 
 
 def page_query(
@@ -96,10 +133,7 @@ def page_query(
     if before is not None:
         wanted.append(("requested_position < %s", before))
     conditions = " AND ".join(condition for condition, _ in wanted)
-    sql = (
-        f"SELECT {_COLUMNS} FROM runs WHERE {conditions}"  # noqa: S608 - no values
-        " ORDER BY requested_position DESC LIMIT %s"
-    )
+    sql = f"{_SELECT} runs WHERE {conditions} ORDER BY requested_position DESC LIMIT %s"
     return sql, (*(value for _, value in wanted), limit)
 
 

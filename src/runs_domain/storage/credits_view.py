@@ -1,0 +1,73 @@
+"""The `credits` view: the ledger, one row an event that moved credits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from runs_domain import events
+from runs_domain.events import Event
+from runs_domain.ids import RunId
+from runs_domain.ledger import LedgerEntry, entries_after
+from runs_domain.ports import Recorded
+from runs_domain.storage.batches import by_run, columns_of
+from runs_domain.storage.connection import Connection
+from runs_domain.storage.view import Keys, Row, upsert_into
+
+_COLUMNS: Final[Mapping[str, str]] = {
+    "run_id": "uuid",
+    "version": "bigint",
+    "account_id": "uuid",
+    "position": "bigint",
+    "at": "timestamptz",
+    "kind": "text",
+    "reserved": "bigint",
+    "charged": "bigint",
+}
+_LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
+    {events.Requested, events.Completed, events.Failed, events.Cancelled}
+)
+
+
+class CreditsView:
+    """`view.View`."""
+
+    name: ClassVar = "credits"
+    columns: ClassVar = _COLUMNS
+    key: ClassVar = ("run_id", "version")
+    looks_into: ClassVar = _LOOKS_INTO
+    needs_content: ClassVar = False
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+        streams = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
+        if not streams:
+            return
+        begun = [
+            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
+        ]
+        held = await _held(connection, table, begun)
+        rows = [
+            _values(entry)
+            for run, some in streams.items()
+            for entry in entries_after(some, held.get(run, 0))
+        ]
+        if rows:
+            upsert = upsert_into(table, _COLUMNS, self.key, changing=())
+            await connection.execute(upsert.encode(), columns_of(rows), prepare=True)
+
+    def rows_of(self, stream: Sequence[Recorded], keys: Keys) -> list[Row]:  # noqa: ARG002 - a View
+        return [_values(entry) for entry in entries_after(stream)]
+
+    def comparable(self, row: Row, keys: Keys) -> Row:  # noqa: ARG002 - a View
+        return row
+
+
+async def _held(connection: Connection, table: str, runs: Sequence[RunId]) -> Mapping[RunId, int]:
+    """What is reserved for those of `runs` that have begun with a reservation."""
+    if not runs:
+        return {}
+    sql = f"SELECT run_id, reserved FROM {table} WHERE run_id = ANY(%s) AND version = 1"  # noqa: S608
+    cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
+    return dict(await cursor.fetchall())
+
+
+def _values(entry: LedgerEntry) -> tuple[Any, ...]:
+    return tuple(getattr(entry, name) for name in _COLUMNS)

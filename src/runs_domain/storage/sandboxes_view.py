@@ -1,0 +1,82 @@
+"""The `sandboxes` view: one row a run, from its request to the release of its sandbox."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from runs_domain import events
+from runs_domain.events import Event
+from runs_domain.ids import RunId
+from runs_domain.ports import Recorded
+from runs_domain.sandbox_rows import SandboxRow, sandbox_after
+from runs_domain.storage.batches import by_run, columns_of
+from runs_domain.storage.connection import Connection
+from runs_domain.storage.view import Keys, Row, upsert_into
+
+_FIXED: Final[Mapping[str, str]] = {
+    "run_id": "uuid",
+    "account_id": "uuid",
+    "session_id": "uuid",
+    "requested_position": "bigint",
+}
+_CHANGING: Final[Mapping[str, str]] = {
+    "sandbox": "text",
+    "state": "text",
+    "provider": "text",
+    "working_directory": "text",
+    "repository": "text",
+    "provisioned_at": "timestamptz",
+    "released_at": "timestamptz",
+    "found": "boolean",
+    "commit_id": "text",
+    "pushed": "boolean",
+    "version": "bigint",
+}
+_COLUMNS: Final[Mapping[str, str]] = {**_FIXED, **_CHANGING}
+_LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
+    {events.Requested, events.Provisioned, events.SandboxReleased}
+)
+
+
+class SandboxesView:
+    """`view.View`."""
+
+    name: ClassVar = "sandboxes"
+    columns: ClassVar = _COLUMNS
+    key: ClassVar = ("run_id",)
+    looks_into: ClassVar = _LOOKS_INTO
+    needs_content: ClassVar = False
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+        streams = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
+        if not streams:
+            return
+        begun = [
+            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
+        ]
+        known = await _known(connection, table, begun)
+        rows = [sandbox_after(some, known.get(run)) for run, some in streams.items()]
+        upsert = upsert_into(table, _COLUMNS, self.key, changing=tuple(_CHANGING))
+        changed = [_values(row) for row in rows if row is not None]
+        await connection.execute(upsert.encode(), columns_of(changed), prepare=True)
+
+    def rows_of(self, stream: Sequence[Recorded], keys: Keys) -> list[Row]:  # noqa: ARG002 - a View
+        row = sandbox_after(stream)
+        return [] if row is None else [_values(row)]
+
+    def comparable(self, row: Row, keys: Keys) -> Row:  # noqa: ARG002 - a View
+        return row
+
+
+async def _known(
+    connection: Connection, table: str, runs: Sequence[RunId]
+) -> Mapping[RunId, SandboxRow]:
+    if not runs:
+        return {}
+    sql = f"SELECT {', '.join(_COLUMNS)} FROM {table} WHERE run_id = ANY(%s)"  # noqa: S608
+    cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
+    rows = [SandboxRow(**dict(zip(_COLUMNS, row, strict=True))) for row in await cursor.fetchall()]
+    return {row.run_id: row for row in rows}
+
+
+def _values(row: SandboxRow) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in _COLUMNS)
