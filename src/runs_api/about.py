@@ -20,6 +20,8 @@ class Answer(NamedTuple):
     body: type[msgspec.Struct] | None = None
     headers: tuple[str, ...] = ()
     texts: Mapping[str, str] = {}
+    example: Mapping[str, Any] | None = None
+    """A body as it may be."""
 
 
 class Parameter(NamedTuple):

@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from redis.exceptions import RedisError
 
-from runs_api import describe, history, messages, ops, preflight, runs, start, stream
+from runs_api import describe, history, messages, ops, preflight, run_list, runs, start, stream
 from runs_api.auth import require_credential
 from runs_api.background import Background
 from runs_api.deps import DEPS, Deps
@@ -36,10 +36,12 @@ from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_push import RedisCancelPush
+from runs_domain.storage.run_lists import PostgresRunLists
 from runs_domain.storage.store_stats import read_store_stats
 
 HANDLERS: Final[tuple[HTTPRouteHandler, ...]] = (
     start.start_run,
+    run_list.list_runs,
     runs.run_status,
     runs.cancel_run,
     history.run_events,
@@ -70,6 +72,7 @@ RESPONSE_HEADERS: Final = (
     REQUEST_ID_HEADER,
     RUN_ID_HEADER,
     TAIL_INDEX_HEADER,
+    run_list.BEHIND_HEADER,
 )
 
 OpenDeps: TypeAlias = Callable[[], AbstractAsyncContextManager[Deps]]
@@ -139,6 +142,8 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
             settings.database_url, name="runledger metrics", parameters=LOOK_UP_SETTINGS
         )
         opened.push_async_callback(looks.close)
+        lists = PostgresRunLists(settings.database_url)
+        opened.push_async_callback(lists.close)
         background = Background()
         opened.push_async_callback(background.close)
         yield Deps(
@@ -148,6 +153,7 @@ async def connected(settings: Settings, draining: asyncio.Event) -> AsyncIterato
             jobs=CrashPoints(settings.crash_at).jobs(RedisJobs(redis)),
             cancels=RedisCancelPush(redis),
             credentials=Credentials(lookups, base.secrets, settings.key_prefix),
+            run_lists=lists,
             clock=clock,
             new_id=uuid7,
             is_served=lambda model: is_served(model, settings),

@@ -1,7 +1,8 @@
 """From a POST's bytes to a request that makes sense, or a 400 that names the first bad value."""
 
 import hashlib
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -46,8 +47,8 @@ def parse_run_request(raw: bytes) -> RunRequest:
     if bool(prompt) == bool(messages):
         which = "not both" if prompt else "both are missing or blank"
         raise invalid(("prompt",), f"give exactly one of prompt and messages ({which})")
-    artist = _uuid(body, "artistId")
-    account, organization = _uuid(body, "accountId"), _uuid(body, "organizationId")
+    artist = uuid_field(body, "artistId")
+    account, organization = uuid_field(body, "accountId"), uuid_field(body, "organizationId")
     model = _text(body, "model")
     if len(model) > MODEL_CHARS_MAX:
         raise invalid(("model",), f"has at most {MODEL_CHARS_MAX} characters")
@@ -89,10 +90,11 @@ def _messages(body: Json) -> tuple[Json, ...]:
         raise invalid(error.path, error.problem) from None
 
 
-def _uuid(body: Json, name: str) -> UUID | None:
-    if name not in body:
+def uuid_field(given: Mapping[str, Any], name: str) -> UUID | None:
+    """None if it is absent. Raises ApiError 400 for anything but a UUID's canonical form."""
+    if name not in given:
         return None
-    value = body[name]
+    value = given[name]
     try:
         if isinstance(value, str) and len(value) == UUID_CHARS:
             parsed = UUID(value)

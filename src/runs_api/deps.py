@@ -13,6 +13,7 @@ from runs_api.head_watch import HeadWatch
 from runs_api.metrics import Metrics
 from runs_domain.credentials_port import CredentialStore
 from runs_domain.ports import CancelPush, ChunkStream, Clock, EventLog, JobQueue
+from runs_domain.run_lists_port import RunLists
 
 DEPS: Final = "deps"
 
@@ -28,6 +29,7 @@ class Deps:
     jobs: JobQueue
     cancels: CancelPush
     credentials: CredentialStore
+    run_lists: RunLists
     clock: Clock
     new_id: Callable[[], UUID]
     """UUIDv7: newer ids sort after older ones."""

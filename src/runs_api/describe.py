@@ -46,6 +46,7 @@ HEADERS: Final = {
     "Location": "Where the run's status is",
     "Retry-After": "Seconds to wait before asking again",
     "WWW-Authenticate": "The scheme that a key may come in",
+    "x-workflow-behind-seconds": "There if something is missing: the age of the oldest such event",
     "x-vercel-ai-ui-message-stream": "`v1`: the AI SDK's UI message stream",
     "x-workflow-run-id": "The run's id",
     "x-workflow-stream-tail-index": "The newest chunk's index now, -1 if there is none",
@@ -112,6 +113,8 @@ def _response(answer: Answer, *, with_body: bool) -> dict[str, Any]:
             for name in answer.headers
         }
     content = {} if answer.body is None else {JSON: _content(answer.body)}
+    if answer.example is not None:
+        content[JSON]["example"] = dict(answer.example)
     for media_type, word in answer.texts.items():
         content[media_type] = {"schema": {"type": "string", "description": word}}
     if content and with_body:

@@ -8,13 +8,14 @@ from litestar.params import FromPath, QueryParameter
 
 from runs_api import auth
 from runs_api.about import Answer, Parameter, about
-from runs_api.as_of import cut, parse_point
+from runs_api.as_of import parse_point, refusal
 from runs_api.deps import Deps, deps_of
 from runs_api.observe import seen
 from runs_api.ownership import run_head
+from runs_api.run_view import PRIVATE, view_of
 from runs_api.schemas import RunStopped, RunView
 from runs_domain.commands import RequestCancel
-from runs_domain.errors import RunNotFound
+from runs_domain.errors import NoSuchPoint, RunNotFound
 from runs_domain.handle import handle
 from runs_domain.ids import RunId
 from runs_domain.ports import Head, Recorded
@@ -23,7 +24,6 @@ from runs_domain.run import is_live, status_of
 from runs_domain.scopes import READ, WRITE
 
 CANCELLED_BY_CLIENT: Final = "asked by a client"
-PRIVATE: Final = "private, no-cache"
 
 STATUS: Final = about(
     {
@@ -61,13 +61,20 @@ async def run_status(
     head = await run_head(deps, auth.credential_of(request), run_id)
     seen(request.scope).run = str(head.run_id)
     if at is not None:
-        point = parse_point(at)
-        then = _summary(head, cut(await deps.log.read_outline(head.run_id), point))
-        return Response(_view(then), headers={"Cache-Control": PRIVATE})
+        then = _summary(head, await _outline_at(deps, head.run_id, at))
+        return Response(view_of(then), headers={"Cache-Control": PRIVATE})
     if _matches(request.headers.getall("if-none-match", []), _etag(head.version)):
         return _not_modified(head.version)
     summary = _summary(head, await deps.log.read_outline(head.run_id))
-    return Response(_view(summary), headers=_cacheable(summary.version))
+    return Response(view_of(summary), headers=_cacheable(summary.version))
+
+
+async def _outline_at(deps: Deps, run_id: RunId, at: str) -> Sequence[Recorded]:
+    point = parse_point(at)
+    try:
+        return await deps.log.read_outline(run_id, at=point)
+    except NoSuchPoint as error:
+        raise refusal(error) from None
 
 
 def _summary(head: Head, stream: Sequence[Recorded]) -> RunSummary:
@@ -93,22 +100,6 @@ def _matches(if_none_match: list[str], etag: str) -> bool:
     tags = ",".join(if_none_match).split(",")
     asked = {tag.strip().removeprefix("W/") for tag in tags}
     return "*" in asked or etag in asked
-
-
-def _view(run: RunSummary) -> RunView:
-    return RunView(
-        run_id=str(run.run_id),
-        status=run.status,
-        chat_id=str(run.chat_id),
-        session_id=str(run.session_id),
-        model=run.model,
-        created_at=run.created_at,
-        version=run.version,
-        started_at=run.started_at,
-        finished_at=run.finished_at,
-        usage=run.usage,
-        error=run.error,
-    )
 
 
 @post(

@@ -70,6 +70,13 @@ class RunView(Body, frozen=True):
     error: RunError | None = None
 
 
+class RunList(Body, frozen=True):
+    """One page. `nextCursor` is there while there are more."""
+
+    data: tuple[RunView, ...]
+    next_cursor: str | None = None
+
+
 class RunStopped(Body, frozen=True):
     """`status` as it is now: a worker may still be closing the run."""
 
@@ -78,7 +85,10 @@ class RunStopped(Body, frozen=True):
 
 
 class HistoryEvent(Body, frozen=True):
-    """One stored event; `data` is what is stored, its content unsealed."""
+    """One stored event; `data` is what is stored, its content unsealed.
+
+    `erased`: there was content, and it is gone with the account's data key.
+    """
 
     type: str
     version: int
@@ -90,6 +100,7 @@ class HistoryEvent(Body, frozen=True):
     data: msgspec.Raw
     hash: str
     prev: str
+    erased: bool = False
 
 
 class History(Body, frozen=True):

@@ -16,6 +16,7 @@ from tests.support.driven import Driven
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
 PRIVATE = {
     ("POST", "/api/chat/runs"),
+    ("GET", "/api/chat/runs"),
     ("GET", "/api/chat/runs/{run_id}"),
     ("POST", "/api/chat/runs/{run_id}/cancel"),
     ("GET", "/api/chat/runs/{run_id}/events"),
@@ -23,7 +24,7 @@ PRIVATE = {
     ("GET", "/api/chat/{chat_id}/stream"),
     ("GET", "/api/chats/{chat_id}/messages"),
 }
-OF_A_RUN = sorted(PRIVATE - {("POST", "/api/chat/runs")})
+OF_A_RUN = sorted((method, path) for method, path in PRIVATE if path != "/api/chat/runs")
 
 
 def routes(api: Api) -> Iterator[tuple[str, str]]:
@@ -234,7 +235,7 @@ async def test_unknown_routes_and_methods_answer_in_the_envelope() -> None:
     for method, path, status, code in [
         ("GET", "/", 404, "not_found"),
         ("GET", "/api/nothing", 404, "not_found"),
-        ("GET", "/api/chat/runs", 405, "method_not_allowed"),
+        ("PATCH", "/api/chat/runs", 405, "method_not_allowed"),
         ("DELETE", "/api/chat/runs", 405, "method_not_allowed"),
         ("PUT", f"/api/chat/runs/{uuid7()}", 405, "method_not_allowed"),
     ]:

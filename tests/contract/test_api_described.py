@@ -48,6 +48,7 @@ async def given(api: Api) -> AsyncIterator[Given]:
     await live.say(reason="tool-calls")
     for each in (
         of_a_start(api),
+        of_a_list(api),
         of_a_status(api, run, live),
         of_a_cancel(api, run, live),
         of_reads(api, run),
@@ -83,6 +84,12 @@ async def of_a_start(api: Api) -> AsyncIterator[Given]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(json_body, "BODY_SECONDS_MAX", 0.01)
         yield "POST", RUNS, await without_a_body(api)
+
+
+async def of_a_list(api: Api) -> AsyncIterator[Given]:
+    api.run_lists.behind_seconds = 3.0
+    for query in ("", "?limit=1", "?status=cancelled", "?limit=0"):
+        yield "GET", RUNS, await api.get(RUNS + query)
 
 
 async def without_a_body(api: Api) -> Answer:
@@ -136,7 +143,7 @@ async def of_reads(api: Api, run: Driven) -> AsyncIterator[Given]:
 async def of_refusals(api: Api, run: Driven) -> AsyncIterator[Given]:
     api.keys.known["no scope"] = replace(api.keys.known["mine"], run_id=run.run_id, scopes=())
     no_scope = {"x-api-key": "no scope"}
-    for method, path in (("POST", RUNS), *OF_A_RUN):
+    for method, path in (("POST", RUNS), ("GET", RUNS), *OF_A_RUN):
         for headers in ({}, no_scope, *([THEIRS] if path != RUNS else [])):
             yield method, path, await call(api.app, method, target(path, run), headers=headers)
         api.log.down = True
@@ -191,7 +198,7 @@ def check(document: dict[str, Any], method: str, path: str, answer: Answer) -> N
     )
 
 
-MAY_BE_ABSENT = {"Idempotency-Replayed", "ETag"}
+MAY_BE_ABSENT = {"Idempotency-Replayed", "ETag", "x-workflow-behind-seconds"}
 
 
 async def test_every_answer_is_as_the_document_says_and_every_one_it_lists_is_given() -> None:
@@ -255,6 +262,7 @@ async def test_the_document_has_every_route_and_says_what_may_be_asked_of_it() -
         for key, operation in operations.items()
     }
     assert asked["post", RUNS] == {"Idempotency-Key"}
+    assert asked["get", RUNS] == {"status", "chatId", "limit", "cursor", "accountId"}
     assert asked["get", RUN] == {"run_id", "at", "If-None-Match"}
     assert asked["get", f"{RUN}/events"] == {"run_id", "from_version"}
     assert asked["get", f"{RUN}/stream"] == {"run_id", "startIndex", "Last-Event-ID"}

@@ -15,6 +15,7 @@ from runs_api.background import Background
 from runs_api.deps import DEPS, Deps
 from runs_api.head_watch import HeadWatch
 from runs_api.metrics import Metrics
+from runs_domain.as_of import Point
 from runs_domain.credentials_port import AccountKind, Credential
 from runs_domain.errors import QueueUnavailable, StoreUnavailable
 from runs_domain.ids import AccountId, ChatId, KeyId, RunId, Version
@@ -30,6 +31,7 @@ from runs_domain.storage.memory_jobs import MemoryCancelPush, MemoryJobs
 from runs_domain.storage.store_stats import StoreStats
 from tests.support.asgi import Answer, Exchange, call, opened
 from tests.support.driven import Driven
+from tests.support.lists import FoldedLists
 
 ME, OTHER = AccountId(UUID(int=0xA1)), AccountId(UUID(int=0xA2))
 ORG, MEMBER = AccountId(UUID(int=0xA3)), AccountId(UUID(int=0xA4))
@@ -104,15 +106,17 @@ class Log(MemoryEventLog):
 
     @override
     async def read_stored(
-        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST, limit: int | None = None
     ) -> tuple[Stored, ...]:
         self._check()
-        return await super().read_stored(run_id, after=after)
+        return await super().read_stored(run_id, after=after, limit=limit)
 
     @override
-    async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
+    async def read_outline(
+        self, run_id: RunId, *, at: Point | None = None
+    ) -> tuple[Recorded, ...]:
         self._check()
-        return await super().read_outline(run_id)
+        return await super().read_outline(run_id, at=at)
 
     @override
     async def head(self, run_id: RunId) -> Head | None:
@@ -216,6 +220,7 @@ class Api:
 
     def __post_init__(self) -> None:
         self.log = Log(ServerSecrets({1: SETTINGS.secret}, current=1), self.clock)
+        self.run_lists = FoldedLists(self.log)
         deps = Deps(
             log=self.log,
             heads=HeadWatch(self.log, self.clock),
@@ -223,6 +228,7 @@ class Api:
             jobs=self.jobs,
             cancels=self.cancels,
             credentials=self.keys,
+            run_lists=self.run_lists,
             clock=self.clock,
             new_id=uuid7,
             is_served=lambda model: model.startswith("scripted/"),
