@@ -1,0 +1,247 @@
+"""Whether a stream is as it was written, by its stored bytes alone: no database, no keys, and
+nothing but the standard library, so that an outsider can run it on an export.
+
+    proof = StreamProof(run_id)
+    for version, tag, stored in rows:
+        fault = proof.take(version, tag, stored)
+    fault = proof.end(head_version, head_hash)
+
+It checks the bytes (one JSON object, complete envelope and fields), the chain of hashes, and by
+`proof_rules` that `decide` could have written these events. Sealed content stays sealed. A chain
+alone cannot show that a tail was cut off with its head, that a whole run was taken away, or that
+a whole history was written anew with new hashes; `check_invariants` looks into the content.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+from uuid import UUID
+
+from runs_domain.ids import RunId, chain_start
+from runs_domain.proof_rules import ClearRules, Kind, Wrong
+from runs_domain.proof_shapes import ENVELOPE, SHAPES, is_tag
+
+Decode: TypeAlias = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first bad event of a stream; the sentence holds no content."""
+
+    run_id: str
+    version: int
+    kind: Kind
+    sentence: str
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """What the whole stream says, as its row of `run_heads` should. None: it cannot be told."""
+
+    version: int
+    hash: str
+    at: str
+    first_position: int | None
+    account_id: str | None
+    chat_id: str | None
+    session_id: str | None
+    status: str | None
+    live: bool | None
+    open: bool | None
+
+
+def strict_json(stored: bytes) -> Any:
+    """Raises ValueError for what is no JSON, has a key twice, or a text that is no Unicode."""
+    text = stored.decode("utf-8")
+    found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    if "\\ud" in text or "\\uD" in text:  # half a surrogate pair would pass
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    return found
+
+
+def hash_of(stored: bytes) -> str:
+    return hashlib.sha256(stored).hexdigest()
+
+
+class StreamProof:
+    """One run's stream, an event at a time. After its first fault it says nothing more: what
+    follows a bad event is bad because of it. An `unknown` is no fault, and the rest is checked on.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        first_version: int = 1,
+        prev: str | None = None,
+        decode: Decode = strict_json,
+    ) -> None:
+        """`run_id` as UUIDs are written. A stream that begins in the middle has `prev`, the hash
+        before its first event, on trust (None: not known); rules about its beginning are left out.
+
+        `decode` may be a faster one, if it refuses (ValueError) all that `strict_json` does.
+        """
+        self.run_id = run_id
+        self.broken = False
+        self.events = 0
+        self._decode = decode
+        self._next = first_version
+        self._hash = chain_start(RunId(UUID(run_id))) if first_version == 1 else prev
+        self._doubt = False
+        """The last event does not hold the hash before it: which of the two was changed, whoever
+        holds the last one's hash can tell."""
+        self._at = ""
+        self._position: int | None = None
+        self._before: int | None = None
+        """The position of the event before the last."""
+        self._first_position: int | None = None
+        self._rules = ClearRules(whole=first_version == 1)
+
+    def take(
+        self, version: int, tag: str, stored: bytes, *, position: int | None = None
+    ) -> Fault | None:
+        """What is wrong with this event, or with one before it that is known only now.
+
+        `version` and `tag` are those of its row, or of whatever stands beside the bytes.
+        """
+        if self.broken:
+            return None
+        if self._doubt:
+            follows = version == self._next and self._prev_in(stored) == self._hash
+            return self._blamed(self_is_whole=follows)
+        wrong = self._wrong(version, tag, stored, position)
+        self.events += 1
+        self._next, self._hash = version + 1, hash_of(stored)
+        self._position, self._before = position, self._position
+        if wrong is None:
+            return None
+        kind, sentence = wrong
+        self.broken = kind != "unknown"
+        return Fault(self.run_id, version, kind, f"version {version} {sentence}", position)
+
+    def end(self, head_version: int | None = None, head_hash: str | None = None) -> Fault | None:
+        """The stream is over. The head's values are given where there is one to compare with."""
+        if self.broken:
+            return None
+        if self._doubt:  # nobody follows the last event: only the head can vouch for it
+            return self._blamed(self_is_whole=head_hash is not None and head_hash == self._hash)
+        last = self._next - 1
+        wrong: Wrong = None
+        if head_version is not None and head_version != last:
+            wrong = "head", f"the stream ends with version {last}, its head with {head_version}"
+        elif head_hash is not None and head_hash != self._hash:
+            wrong = "head", f"version {last} does not have the hash that the head holds"
+        elif (missing := self._rules.missing()) is not None:
+            wrong = "tail", f"version {last} {missing}"
+        if wrong is None:
+            return None
+        self.broken = True
+        return Fault(self.run_id, last, *wrong, self._position)
+
+    @property
+    def facts(self) -> StreamFacts:
+        """Of a stream with events and without a fault."""
+        rules = self._rules
+        return StreamFacts(
+            version=self._next - 1,
+            hash=self._hash or "",
+            at=self._at,
+            first_position=self._first_position,
+            account_id=rules.account_id,
+            chat_id=rules.chat_id,
+            session_id=rules.session_id,
+            status=rules.status,
+            live=rules.live,
+            open=rules.open,
+        )
+
+    # ------------------------------------------------------------------ one event
+
+    def _wrong(self, version: int, tag: str, stored: bytes, position: int | None) -> Wrong:
+        if version != self._next:
+            return "version", f"follows version {self._next - 1}"
+        try:
+            envelope = self._decode(stored)
+        except (ValueError, RecursionError):
+            return "bytes", "is not one JSON object with each key once"
+        if type(envelope) is not dict:
+            return "bytes", "is not a JSON object"
+        misfit = ENVELOPE.misfit(envelope)
+        if misfit is not None:
+            return "envelope", f"has {misfit} in its envelope"
+        if (envelope["runId"], envelope["version"], envelope["type"]) != (
+            self.run_id,
+            version,
+            tag,
+        ):
+            return "row", "is the event of another place than its row says"
+        return (
+            self._placed(envelope["at"], position)
+            or self._chained(envelope["prev"])
+            or self._meant(tag, envelope)
+        )
+
+    def _placed(self, at: str, position: int | None) -> Wrong:
+        if at < self._at:
+            return "time", "is older than its predecessor"
+        self._at = at
+        if position is None:
+            return None
+        if self._position is not None and position <= self._position:
+            return "position", "stands before its predecessor in the log"
+        if self._first_position is None:
+            self._first_position = position
+        return None
+
+    def _chained(self, prev: str) -> Wrong:
+        if prev == self._hash or self._hash is None:
+            return None
+        if self.events == 0:
+            return "chain", "does not hold the hash that its stream begins with"
+        self._doubt = True
+        return None
+
+    def _meant(self, tag: str, envelope: dict[str, Any]) -> Wrong:
+        if self._doubt:
+            return None
+        shape = SHAPES.get(tag)
+        if shape is None:
+            if not is_tag(tag):
+                return "envelope", "has no proper type in its envelope"
+            self._rules.lose_sight()
+        elif (misfit := shape.misfit(envelope["data"])) is not None:
+            return "data", f"has {misfit} in its data"
+        return self._rules.take(tag, envelope)
+
+    def _prev_in(self, stored: bytes) -> Any:
+        try:
+            envelope = self._decode(stored)
+        except (ValueError, RecursionError):
+            return None
+        return envelope.get("prev") if type(envelope) is dict else None
+
+    def _blamed(self, *, self_is_whole: bool) -> Fault:
+        """Of two events that do not fit, the one that was changed: the later one is whole if
+        what comes after it vouches for it.
+        """
+        self.broken = True
+        later = self._next - 1
+        if self_is_whole:
+            sentence = f"version {later - 1} is not what version {later} was written after"
+            return Fault(self.run_id, later - 1, "chain", sentence, self._before)
+        sentence = f"version {later} does not hold the hash of the event before it"
+        return Fault(self.run_id, later, "chain", sentence, self._position)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError("JSON has no such number")
