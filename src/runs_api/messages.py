@@ -11,7 +11,7 @@ from runs_api.deps import deps_of
 from runs_api.ownership import chat_heads
 from runs_api.schemas import Messages
 from runs_domain.events import Json
-from runs_domain.read_models import messages_after
+from runs_domain.read_models import messages_after, shown_messages
 from runs_domain.scopes import READ
 
 SHOWN: Final = about({200: Answer("The messages", Messages)}, errors=(400, 404))
@@ -34,8 +34,7 @@ async def chat_messages(
     deps = deps_of(request.scope)
     messages: dict[str, Json] = {}
     for head in await chat_heads(deps, auth.credential_of(request), chat_id):
-        for row in messages_after(await deps.log.read(head.run_id)):
-            # A later run repeats the messages before it; each stands where it first stood.
-            if row.complete or (partial and row.message["parts"]):
-                messages[row.message["id"]] = row.message
+        rows = messages_after(await deps.log.read(head.run_id))
+        # A later run repeats the messages before it; each stands where it first stood.
+        messages |= {one["id"]: one for one in shown_messages(rows, partial=partial)}
     return Messages(data=tuple(messages.values()))

@@ -17,6 +17,8 @@ RunledgerError
 ├── MigrationFailed        the database's tables could not be brought up to this release
 ├── StoreUnavailable       PostgreSQL cannot be asked now; nothing is known (never "not found")
 ├── QueueUnavailable       Redis cannot be asked now
+├── InvalidPoint           neither a version nor a time with its offset
+├── NoSuchPoint            a version or a time that the run does not have
 ├── HistoryCorrupt         stored events that no rule of this release can explain
 │   └── UnknownEvent       a tag from a newer release
 ├── ContentErased          the account's data key was destroyed
@@ -106,6 +108,14 @@ class StoreUnavailable(RunledgerError):
 
 
 class QueueUnavailable(RunledgerError):
+    pass
+
+
+class InvalidPoint(RunledgerError):
+    pass
+
+
+class NoSuchPoint(RunledgerError):
     pass
 
 

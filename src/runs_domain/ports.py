@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Final, Literal, Protocol, TypeAlias
 
+from runs_domain.as_of import Point
 from runs_domain.events import Event, Struct
 from runs_domain.ids import AccountId, Attempt, ChatId, KeyId, Position, RunId, SessionId, Version
 from runs_domain.run import Status
@@ -112,6 +113,8 @@ class Stored(Struct, frozen=True):
     attempt: Attempt
     prev: str
     hash: str
+    erased: bool = False
+    """There was content, and it is gone with the account's data key."""
 
 
 class Append(Struct, frozen=True):
@@ -152,14 +155,20 @@ class EventLog(Protocol):
         """The stream from `after` on, content unsealed; empty for an unknown run."""
         ...
 
-    async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
-        """The stream without its content (sealed fields keep their defaults): cheaper."""
+    async def read_outline(self, run_id: RunId, *, at: Point | None = None) -> tuple[Recorded, ...]:
+        """The stream without its content (sealed fields keep their defaults): cheaper.
+
+        `at` ends it there: what came later need not be understood. Raises NoSuchPoint.
+        """
         ...
 
     async def read_stored(
-        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST, limit: int | None = None
     ) -> tuple[Stored, ...]:
-        """The same events as `read` gives, as they are stored; also tags that `read` refuses."""
+        """The same events as `read` gives, as they are stored; also tags that `read` refuses.
+
+        With a `limit`, a page: at most so many, fewer if they are large, none only at the end.
+        """
         ...
 
     async def head(self, run_id: RunId) -> Head | None: ...

@@ -165,6 +165,13 @@ def messages_after(
     return given if assistant is None or assistant is before else (*given, assistant)
 
 
+def shown_messages(rows: Iterable[MessageRow], *, partial: bool) -> tuple[Json, ...]:
+    """The user's are there from the request on, the assistant's once its run has ended; `partial`
+    shows an unfinished one as far as it is persisted.
+    """
+    return tuple(row.message for row in rows if row.complete or (partial and row.message["parts"]))
+
+
 def _requested_rows(recorded: Recorded, event: events.Requested) -> list[MessageRow]:
     own = {"id": assistant_message_id(recorded.run_id), "role": "assistant", "parts": []}
     return [

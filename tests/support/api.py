@@ -112,9 +112,7 @@ class Log(MemoryEventLog):
         return await super().read_stored(run_id, after=after, limit=limit)
 
     @override
-    async def read_outline(
-        self, run_id: RunId, *, at: Point | None = None
-    ) -> tuple[Recorded, ...]:
+    async def read_outline(self, run_id: RunId, *, at: Point | None = None) -> tuple[Recorded, ...]:
         self._check()
         return await super().read_outline(run_id, at=at)
 

@@ -16,7 +16,14 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from runs_domain.errors import AppendRefused, ContentErased, EventTooLarge, HistoryCorrupt
+from runs_domain.as_of import Point, cut
+from runs_domain.errors import (
+    AppendRefused,
+    ContentErased,
+    EventTooLarge,
+    HistoryCorrupt,
+    UnknownEvent,
+)
 from runs_domain.events import SEALED, TAGS, TYPES, Event, Json, Struct
 from runs_domain.ids import AccountId, Attempt, Position, RunId, Version
 from runs_domain.ports import BEFORE_FIRST, Append, Recorded, Stored
@@ -242,9 +249,23 @@ def decode(
     )
 
 
+def outline(rows: Sequence[StoredRow], at: Point | None) -> tuple[Recorded, ...]:
+    """A stream, or what it was at a point, without its content.
+
+    Raises NoSuchPoint, HistoryCorrupt, and UnknownEvent for what stands before the point alone.
+    """
+    envelopes: Sequence[Envelope] = [open_row(row) for row in rows]
+    if at is not None:
+        envelopes = cut(envelopes, at)
+    return tuple(
+        decode(row, envelope, None, outline=True)
+        for row, envelope in zip(rows, envelopes, strict=False)
+    )
+
+
 def stored(row: StoredRow, envelope: Envelope, key: DataKey | None) -> Stored:
     """The same without a look at what the event means."""
-    data, _ = _opened(row, envelope, key)
+    data, erased = _opened(row, envelope, key)
     return Stored(
         type=row.tag,
         data=data,
@@ -256,6 +277,7 @@ def stored(row: StoredRow, envelope: Envelope, key: DataKey | None) -> Stored:
         attempt=envelope.attempt,
         prev=envelope.prev,
         hash=hash_of(row.state),
+        erased=erased,
     )
 
 
@@ -266,7 +288,7 @@ def _opened(row: StoredRow, envelope: Envelope, key: DataKey | None) -> tuple[by
         return data, False
     if key is None or not envelope.sealed:
         return data, True
-    return _joined(data, _unsealed(row, envelope.sealed, key)), False
+    return joined(data, _unsealed(row, envelope.sealed, key)), False
 
 
 def _event(row: StoredRow, data: bytes) -> Event:
@@ -277,6 +299,8 @@ def _event(row: StoredRow, data: bytes) -> Event:
             return event
         tag, mapping = upcast(row.tag, msgspec.json.decode(data))
         return msgspec.convert(mapping, TYPES[tag])
+    except UnknownEvent as error:
+        raise UnknownEvent(f"event {row.version} of run {row.run_id}: {error}") from None
     except msgspec.MsgspecError:
         raise _corrupt(row) from None
 
@@ -289,7 +313,7 @@ def _unsealed(row: StoredRow, sealed: str, key: DataKey) -> bytes:
     return key.unseal(raw, row.run_id, row.version)
 
 
-def _joined(clear: bytes, content: bytes) -> bytes:
+def joined(clear: bytes, content: bytes) -> bytes:
     """Two JSON objects without a key in common, as one."""
     if clear == b"{}":
         return content

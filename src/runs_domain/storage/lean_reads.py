@@ -15,6 +15,9 @@ from runs_domain.storage.connection import Fetches
 STREAMS_PER_QUERY_MAX: Final = 8
 """A stream may have many megabytes, and an answer is in memory as a whole, more than once."""
 
+STREAM_PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""An event more may begin before it."""
+
 StreamKey: TypeAlias = tuple[RunId, Version]
 """A run, and the version after which to read."""
 
@@ -23,6 +26,17 @@ _STREAMS: Final = """
     FROM unnest(%b::uuid[], %b::bigint[]) AS wanted (run_id, after)
     JOIN stored_events ON originator_id = run_id AND originator_version > after
     ORDER BY originator_id, originator_version"""
+_STREAM_PAGE: Final = """
+    SELECT originator_id, originator_version, topic, state, notification_id
+    FROM (
+        SELECT *, sum(octet_length(state)) OVER (ORDER BY originator_version)
+            - octet_length(state) AS bytes_before
+        FROM stored_events
+        WHERE originator_id = %b::uuid AND originator_version > %b::bigint
+        ORDER BY originator_version LIMIT %b::bigint
+    ) AS page
+    WHERE coalesce(bytes_before, 0) < %b::bigint
+    ORDER BY originator_version"""
 _FOLLOW: Final = """
     SELECT originator_id, originator_version, topic, state, notification_id
     FROM stored_events WHERE notification_id > %b::bigint
@@ -87,6 +101,14 @@ class LeanReads:
             head = _head(row)
             found.setdefault(head.chat_id, []).append(head)
         return found
+
+
+async def stream_page(
+    connection: Fetches, run_id: RunId, after: Version, limit: int
+) -> list[StoredRow]:
+    """The next rows of a stream, up to `limit` and STREAM_PAGE_BYTES_MAX; none at its end alone."""
+    wanted = (run_id, after, limit, STREAM_PAGE_BYTES_MAX)
+    return [StoredRow(*row) for row in await connection.fetch(_STREAM_PAGE, wanted)]
 
 
 async def rows_after(connection: Fetches, after: Position, limit: int) -> list[StoredRow]:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from runs_domain.as_of import Point
 from runs_domain.errors import RunledgerError
 from runs_domain.events import KeyRevoked
 from runs_domain.ids import AccountId, ChatId, KeyId, Position, RunId, Version
@@ -96,16 +97,13 @@ class MemoryEventLog:
         return await self._decoded(self._streams.get(run_id, [])[after:])
 
     async def read_stored(
-        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST, limit: int | None = None
     ) -> tuple[Stored, ...]:
-        rows = self._streams.get(run_id, [])[after:]
+        rows = self._streams.get(run_id, [])[after:][:limit]
         return tuple(codec.stored(*one) for one in await self._opened(rows))
 
-    async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
-        return tuple(
-            codec.decode(row, codec.open_row(row), None, outline=True)
-            for row in self._streams.get(run_id, ())
-        )
+    async def read_outline(self, run_id: RunId, *, at: Point | None = None) -> tuple[Recorded, ...]:
+        return codec.outline(self._streams.get(run_id, ()), at)
 
     async def head(self, run_id: RunId) -> Head | None:
         return self._heads.get(run_id)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from runs_domain.as_of import Point
 from runs_domain.errors import StoreUnavailable
 from runs_domain.ids import ChatId, Position, RunId, Version
 from runs_domain.keys import ServerSecrets
@@ -16,7 +17,7 @@ from runs_domain.storage.batch_call import Encoded
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.data_key_rows import PostgresDataKeys
-from runs_domain.storage.lean_reads import LeanReads, rows_after
+from runs_domain.storage.lean_reads import LeanReads, rows_after, stream_page
 from runs_domain.storage.sealing import DataKey, DataKeys
 from runs_domain.storage.waking import Wait
 
@@ -84,14 +85,16 @@ class PostgresEventLog:
         return await _decoded(await self._reads.stream(run_id, after), self.data_keys)
 
     async def read_stored(
-        self, run_id: RunId, *, after: Version = BEFORE_FIRST
+        self, run_id: RunId, *, after: Version = BEFORE_FIRST, limit: int | None = None
     ) -> tuple[Stored, ...]:
-        rows = await self._reads.stream(run_id, after)
+        if limit is None:
+            rows = await self._reads.stream(run_id, after)
+        else:
+            rows = await stream_page(self._connection, run_id, after, limit)
         return tuple(codec.stored(*one) for one in await _opened(rows, self.data_keys))
 
-    async def read_outline(self, run_id: RunId) -> tuple[Recorded, ...]:
-        rows = await self._reads.stream(run_id, BEFORE_FIRST)
-        return tuple(codec.decode(row, codec.open_row(row), None, outline=True) for row in rows)
+    async def read_outline(self, run_id: RunId, *, at: Point | None = None) -> tuple[Recorded, ...]:
+        return codec.outline(await self._reads.stream(run_id, BEFORE_FIRST), at)
 
     async def head(self, run_id: RunId) -> Head | None:
         return await self._reads.head(run_id)
