@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from runs_domain import events as e
-from runs_domain.errors import AppendRefused
-from runs_domain.ids import Position
+from runs_domain.errors import AppendRefused, HistoryCorrupt
+from runs_domain.ids import Position, Version
 from runs_domain.storage import codec
 from runs_domain.storage.codec import EVENT_BYTES_MAX, StoredRow
 from runs_domain.storage.identity import SystemClock
@@ -78,3 +78,16 @@ def test_an_event_has_a_largest_size() -> None:
         codec.encode(append, KEY)
     fits = replace(append, events=(replace(append.events[0], messages=()),))
     assert codec.encode(fits, KEY)
+
+
+def test_bytes_that_are_no_text_are_corrupt_wherever_they_stand() -> None:
+    run = requested()
+    append = run.decided(run.request())
+    (piece,) = codec.encode(append, KEY)
+    state = piece.join(AT, append.prev)
+    for place in (state.find(b"worker"), state.find(b"scripted/echo"), state.find(b"sealed") + 12):
+        damaged = state[:place] + b"\x80" + state[place + 1 :]
+        row = StoredRow(append.run_id, Version(1), piece.tag, damaged, Position(7))
+
+        with pytest.raises(HistoryCorrupt):
+            codec.decode(row, codec.open_row(row), KEY)

@@ -86,6 +86,9 @@ class Envelope(Struct, frozen=True):
     sealed: str | None = None
 
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
+
 _ENVELOPES: Final = msgspec.json.Decoder(Envelope)
 _EVENTS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     tag: msgspec.json.Decoder(kind) for tag, kind in TYPES.items()
@@ -214,7 +217,7 @@ def open_row(row: StoredRow) -> Envelope:
     """Raises HistoryCorrupt if the row is not what this system writes."""
     try:
         envelope = _ENVELOPES.decode(row.state)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise _corrupt(row) from None
     if (envelope.run_id, envelope.version, envelope.type) != (row.run_id, row.version, row.tag):
         raise _corrupt(row)
@@ -301,7 +304,7 @@ def _event(row: StoredRow, data: bytes) -> Event:
         return msgspec.convert(mapping, TYPES[tag])
     except UnknownEvent as error:
         raise UnknownEvent(f"event {row.version} of run {row.run_id}: {error}") from None
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise _corrupt(row) from None
 
 
