@@ -21,7 +21,7 @@ from uuid import UUID
 
 from runs_domain.ids import RunId, chain_start
 from runs_domain.proof_rules import ClearRules, Kind, Wrong
-from runs_domain.proof_shapes import ENVELOPE, SHAPES, is_tag
+from runs_domain.proof_shapes import ENVELOPE, SHAPES, is_tag, is_time
 
 Decode: TypeAlias = Callable[[bytes], Any]
 
@@ -101,7 +101,7 @@ class StreamProof:
         self._rules = ClearRules(whole=first_version == 1)
 
     def take(
-        self, version: int, tag: str, stored: bytes, *, position: int | None = None
+        self, version: int, tag: str | None, stored: bytes | None, *, position: int | None = None
     ) -> Fault | None:
         """What is wrong with this event, or with one before it that is known only now.
 
@@ -111,35 +111,36 @@ class StreamProof:
             return None
         if self._doubt:
             follows = version == self._next and self._prev_in(stored) == self._hash
-            return self._blamed(self_is_whole=follows)
-        wrong = self._wrong(version, tag, stored, position)
+            return self._blamed(later_is_whole=follows)
+        if tag is None or stored is None:
+            wrong: Wrong = "row", "has an empty column"
+        else:
+            wrong = self._wrong(version, tag, stored, position)
+            self._hash = hash_of(stored)
         self.events += 1
-        self._next, self._hash = version + 1, hash_of(stored)
+        self._next = version + 1
         self._position, self._before = position, self._position
-        if wrong is None:
-            return None
-        kind, sentence = wrong
-        self.broken = kind != "unknown"
-        return Fault(self.run_id, version, kind, f"version {version} {sentence}", position)
+        return None if wrong is None else self.refuted(*wrong)
 
     def end(self, head_version: int | None = None, head_hash: str | None = None) -> Fault | None:
         """The stream is over. The head's values are given where there is one to compare with."""
         if self.broken:
             return None
         if self._doubt:  # nobody follows the last event: only the head can vouch for it
-            return self._blamed(self_is_whole=head_hash is not None and head_hash == self._hash)
+            return self._blamed(later_is_whole=head_hash is not None and head_hash == self._hash)
         last = self._next - 1
-        wrong: Wrong = None
         if head_version is not None and head_version != last:
-            wrong = "head", f"the stream ends with version {last}, its head with {head_version}"
-        elif head_hash is not None and head_hash != self._hash:
-            wrong = "head", f"version {last} does not have the hash that the head holds"
-        elif (missing := self._rules.missing()) is not None:
-            wrong = "tail", f"version {last} {missing}"
-        if wrong is None:
-            return None
-        self.broken = True
-        return Fault(self.run_id, last, *wrong, self._position)
+            return self.refuted("head", f"is the last, and its head is at version {head_version}")
+        if head_hash is not None and head_hash != self._hash:
+            return self.refuted("head", "does not have the hash that its head holds")
+        missing = self._rules.missing()
+        return None if missing is None else self.refuted("tail", missing)
+
+    def refuted(self, kind: Kind, sentence: str) -> Fault:
+        """By whoever sees more than the stream: its last event is a bad one."""
+        self.broken = kind != "unknown"
+        last = self._next - 1
+        return Fault(self.run_id, last, kind, f"version {last} {sentence}", self._position)
 
     @property
     def facts(self) -> StreamFacts:
@@ -185,9 +186,12 @@ class StreamProof:
         )
 
     def _placed(self, at: str, position: int | None) -> Wrong:
-        if at < self._at:
-            return "time", "is older than its predecessor"
-        self._at = at
+        if at != self._at:
+            if not is_time(at):
+                return "envelope", "has no proper at in its envelope"
+            if at < self._at:
+                return "time", "is older than its predecessor"
+            self._at = at
         if position is None:
             return None
         if self._position is not None and position <= self._position:
@@ -216,20 +220,20 @@ class StreamProof:
             return "data", f"has {misfit} in its data"
         return self._rules.take(tag, envelope)
 
-    def _prev_in(self, stored: bytes) -> Any:
+    def _prev_in(self, stored: bytes | None) -> Any:
         try:
-            envelope = self._decode(stored)
+            envelope = self._decode(stored or b"")
         except (ValueError, RecursionError):
             return None
         return envelope.get("prev") if type(envelope) is dict else None
 
-    def _blamed(self, *, self_is_whole: bool) -> Fault:
+    def _blamed(self, *, later_is_whole: bool) -> Fault:
         """Of two events that do not fit, the one that was changed: the later one is whole if
         what comes after it vouches for it.
         """
         self.broken = True
         later = self._next - 1
-        if self_is_whole:
+        if later_is_whole:
             sentence = f"version {later - 1} is not what version {later} was written after"
             return Fault(self.run_id, later - 1, "chain", sentence, self._before)
         sentence = f"version {later} does not hold the hash of the event before it"

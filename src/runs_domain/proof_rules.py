@@ -125,6 +125,8 @@ class ClearRules:
     def _whose(self, tag: str, event: Event) -> Wrong:
         subject = event["subject"]
         if self._subject is None:
+            if not shapes.is_uuid(subject):
+                return "envelope", "has no proper subject in its envelope"
             self._subject = subject
         if subject != self._subject:
             return "subject", "is about another account than the events before it"
