@@ -34,9 +34,14 @@ def uuid7() -> UUID:
 
     In order of making, to a quarter of a microsecond, so that indexes grow at one end.
     """
-    milliseconds, rest = divmod(time.time_ns(), _NANOSECONDS_A_MILLISECOND)
+    return uuid7_at(time.time_ns(), os.urandom(8))
+
+
+def uuid7_at(nanoseconds: int, random_bytes: bytes) -> UUID:
+    """The same for a moment since 1970 and 8 bytes of chance that the caller brings."""
+    milliseconds, rest = divmod(nanoseconds, _NANOSECONDS_A_MILLISECOND)
     fraction = (rest << _FRACTION_BITS) // _NANOSECONDS_A_MILLISECOND
-    return _uuid(version=7, high=milliseconds << _FRACTION_BITS | fraction, low=os.urandom(8))
+    return _uuid(version=7, high=milliseconds << _FRACTION_BITS | fraction, low=random_bytes)
 
 
 def new_run_id() -> RunId:

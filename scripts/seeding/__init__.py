@@ -1,0 +1,1 @@
+"""What `scripts/seed_log.py` makes a log of."""
