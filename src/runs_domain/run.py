@@ -26,6 +26,7 @@ from runs_domain.state import (
     has_finished,
     is_live,
     is_open,
+    known_cost,
     status_of,
 )
 
@@ -250,8 +251,8 @@ def _end(state: RunState, ending: events.Ending) -> tuple[Event, ...]:
 
 
 def _cost(state: RunState) -> str | None:
-    """Unknown until something was spent, and once a step's price is unknown."""
-    return None if state.cost is None or state.usage == events.Usage() else str(state.cost)
+    cost = known_cost(state)
+    return None if cost is None else str(cost)
 
 
 def _release(state: RunState, command: commands.RecordSandboxReleased) -> tuple[Event, ...]:

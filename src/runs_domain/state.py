@@ -81,6 +81,11 @@ def has_finished(state: RunState) -> bool:
     return state.last_finish_reason is not None and state.last_finish_reason != "tool-calls"
 
 
+def known_cost(state: RunState) -> Decimal | None:
+    """US dollars. None until something was spent, and once a step's price is unknown."""
+    return None if state.usage == events.Usage() else state.cost
+
+
 def evolve(state: RunState, event: Event) -> RunState:  # noqa: C901 - one branch a fact
     """The state after `event`. Accepts whatever is stored: legality was `decide`'s business."""
     state = replace(state, version=Version(state.version + 1))
