@@ -11,8 +11,10 @@ from typing import ClassVar, Final
 
 from runs_domain.events import Struct
 from runs_domain.ids import AccountId, KeyId, RunId
+from runs_domain.ledger import LedgerEntry
 from runs_domain.ports import Head, Recorded
 from runs_domain.read_models import MessageRow, RunSummary
+from runs_domain.sandbox_rows import SandboxRow
 from runs_domain.state import INITIAL, RunState, evolve
 
 REPLAYS: Final = "10"
@@ -45,6 +47,8 @@ class Rows(Struct, frozen=True):
     summary: RunSummary | None = None
     messages: tuple[MessageRow, ...] | None = ()
     """None: one of them cannot be opened."""
+    entries: tuple[LedgerEntry, ...] = ()
+    sandbox: SandboxRow | None = None
 
 
 class Step(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The invariants about the rows that stand beside a stream: keys, head, views. See `audit`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from typing_extensions import override
 
@@ -8,14 +8,23 @@ from runs_domain import events
 from runs_domain.audit import End, KeyFacts, Rule, Step
 from runs_domain.errors import HistoryCorrupt
 from runs_domain.ids import Position
+from runs_domain.ledger import LedgerEntry, entries_after
 from runs_domain.ports import Head
 from runs_domain.read_models import MessageRow, RunSummary, messages_after, summarize
+from runs_domain.sandbox_rows import SandboxRow, sandbox_after
 from runs_domain.state import is_live, is_open, status_of
 
 
-def row_rules(runs: Position, messages: Position) -> tuple[Rule, ...]:
-    """`runs` and `messages`: how far the views of these names have come."""
-    return (KeyRows(), HeadRow(), RunsRow(runs), MessageRows(messages))
+def row_rules(checkpoints: Mapping[str, Position]) -> tuple[Rule, ...]:
+    """`checkpoints`: how far each view has come, by its name; one that is not there is at 0."""
+
+    def of(view: str) -> Position:
+        return checkpoints.get(view, Position(0))
+
+    return (
+        *(KeyRows(), HeadRow(), RunsRow(of("runs")), MessageRows(of("messages"))),
+        *(CreditRows(of("credits")), SandboxesRow(of("sandboxes"))),
+    )
 
 
 class KeyRows(Rule):
@@ -177,6 +186,56 @@ class MessageRows(Rule):
                     name for name in MessageRow.__struct_fields__ if _differ(row, folded, name)
                 ]
                 yield f"its row {place} in view messages is not the fold: {', '.join(wrong)}"
+
+
+class CreditRows(Rule):
+    """Invariant 8: the ledger's entries are the fold up to the checkpoint of the view `credits`."""
+
+    name = "8"
+
+    def __init__(self, checkpoint: Position) -> None:
+        self._checkpoint = checkpoint
+        self._folded: list[LedgerEntry] = []
+
+    @override
+    def take(self, step: Step) -> Iterable[str]:
+        if step.recorded.position <= self._checkpoint:
+            held = sum(entry.reserved for entry in self._folded)
+            self._folded += entries_after([step.recorded], held)
+        return ()
+
+    @override
+    def end(self, end: End) -> Iterator[str]:
+        rows = {entry.version: entry for entry in end.rows.entries}
+        folded = {entry.version: entry for entry in self._folded}
+        for version in sorted(rows.keys() | folded.keys()):
+            if rows.get(version) != folded.get(version):
+                yield f"the entry of version {version} in view credits is not the fold"
+
+
+class SandboxesRow(Rule):
+    """Invariant 8: the row of the view `sandboxes` is the fold up to the view's checkpoint."""
+
+    name = "8"
+
+    def __init__(self, checkpoint: Position) -> None:
+        self._checkpoint = checkpoint
+        self._folded: SandboxRow | None = None
+        self._gap = False
+
+    @override
+    def take(self, step: Step) -> Iterable[str]:
+        if step.recorded.position <= self._checkpoint and not self._gap:
+            try:
+                self._folded = sandbox_after([step.recorded], self._folded)
+            except HistoryCorrupt:
+                self._gap = True  # it does not begin with its request, which another rule reports
+        return ()
+
+    @override
+    def end(self, end: End) -> Iterator[str]:
+        if not self._gap and end.rows.sandbox != self._folded:
+            yield "its row in view sandboxes is not the fold"
 
 
 def _differ(row: object, folded: object, name: str) -> bool:

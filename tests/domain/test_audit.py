@@ -16,9 +16,11 @@ from runs_domain.audit_rows import row_rules
 from runs_domain.audit_rules import stream_rules
 from runs_domain.frames import Frame, FrameCursor, advance, cursor_of
 from runs_domain.ids import AccountId, Attempt, KeyId, Position, Version, chain_start
+from runs_domain.ledger import entries_after
 from runs_domain.ports import Head, Recorded
 from runs_domain.read_models import messages_after, summarize
 from runs_domain.run import decide
+from runs_domain.sandbox_rows import sandbox_after
 from runs_domain.state import INITIAL, evolve, fold, is_live, is_open, status_of
 from tests.support.builders import (
     ACCOUNT,
@@ -35,6 +37,8 @@ from tests.support.histories import History, legal_command, random_command
 from tests.support.recorded import BEGINNING, recorded
 
 END = Position(10**9)
+VIEWS = ("runs", "messages", "credits", "sandboxes")
+ALL_AT_THE_END = dict.fromkeys(VIEWS, END)
 SECOND = Attempt(2)
 Stream = list[Recorded]
 
@@ -85,6 +89,8 @@ def rows_of(stream: Stream) -> Rows:
         keys=tuple(replace(key, revoked_at=revoked[0]) if revoked else key for key in keys),
         summary=summarize(stream),
         messages=messages_after(stream),
+        entries=entries_after(stream),
+        sandbox=sandbox_after(stream),
     )
 
 
@@ -96,7 +102,7 @@ def found(stream: Stream, rows: Rows | None = None, *, at_rest: bool = True) -> 
 
 def sentences(stream: Stream, rows: Rows | None = None, *, at_rest: bool = True) -> list[str]:
     """`<rule> <sentence>`; nothing of the content is in them."""
-    audit = StreamAudit(RUN, (*stream_rules(RUN, at_rest=at_rest), *row_rules(END, END)))
+    audit = StreamAudit(RUN, (*stream_rules(RUN, at_rest=at_rest), *row_rules(ALL_AT_THE_END)))
     violations = [one for recorded in stream for one in audit.take(recorded)]
     violations += audit.end(rows_of(stream) if rows is None else rows)
     assert all("Say hello" not in one.sentence for one in violations)
@@ -121,7 +127,7 @@ class Life:
 def whole_run() -> Stream:
     """Two tool calls, a worker lost between their results, a last word, the end."""
     life = Life()
-    life.do(request_run(), provisioned(), mint_key(), start())
+    life.do(request_run(credits_reserved=5), provisioned(), mint_key(), start())
     life.do(tool_step(life.state, 2))
     first, second = life.state.open_calls
     life.do(c.StartTools(attempt=Attempt(1), call_ids=(first, second)))
@@ -410,14 +416,36 @@ def test_a_key_that_nobody_minted_is_found() -> None:
     ) == ["5"]
 
 
+def test_an_entry_of_the_ledger_that_no_event_made_is_found() -> None:
+    stream = whole_run()
+    rows = rows_of(stream)
+    assert [entry.reserved for entry in rows.entries] == [5, -5]
+    assert found(stream, replace(rows, entries=rows.entries[:1])) == ["8"]
+    assert found(stream, replace(rows, entries=(*rows.entries, rows.entries[0]))) == []
+    forged = replace(rows.entries[1], charged=7)
+    assert found(stream, replace(rows, entries=(rows.entries[0], forged))) == ["8"]
+
+
+def test_a_sandbox_row_that_is_not_the_fold_is_found() -> None:
+    stream = whole_run()
+    rows = rows_of(stream)
+    assert rows.sandbox is not None
+    assert found(stream, replace(rows, sandbox=None)) == ["8"]
+    assert found(stream, replace(rows, sandbox=replace(rows.sandbox, state="open"))) == ["8"]
+
+
 def test_a_view_is_held_against_its_own_checkpoint() -> None:
     stream = whole_run()
     behind = Position(stream[4].position)
-    rules = (*stream_rules(RUN), *row_rules(behind, behind))
+    rules = (*stream_rules(RUN), *row_rules(dict.fromkeys(VIEWS, behind)))
     audit = StreamAudit(RUN, rules)
     assert [one for recorded in stream for one in audit.take(recorded)] == []
     early = replace(
-        rows_of(stream), summary=summarize(stream[:5]), messages=messages_after(stream[:5])
+        rows_of(stream),
+        summary=summarize(stream[:5]),
+        messages=messages_after(stream[:5]),
+        entries=entries_after(stream[:5]),
+        sandbox=sandbox_after(stream[:5]),
     )
     assert list(audit.end(early)) == []
     assert {one.rule for one in audit.end(rows_of(stream))} == {"8"}

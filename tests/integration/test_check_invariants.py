@@ -204,6 +204,16 @@ async def test_an_event_larger_than_a_page_is_a_page(
         ("UPDATE runs SET status = 'queued'", "8", "in view runs"),
         ("DELETE FROM messages WHERE place = 1", "8", "no row 1"),
         ("UPDATE messages SET sealed = 'x'", "8", "cannot be opened"),
+        ("DELETE FROM sandboxes", "8", "in view sandboxes"),
+        ("UPDATE sandboxes SET pushed = true", "8", "in view sandboxes"),
+        (
+            (
+                "INSERT INTO credits"
+                " SELECT run_id, 1, account_id, 1, now(), 'settled', 0, 9 FROM runs"
+            ),
+            "8",
+            "the entry of version 1 in view credits",
+        ),
         ("UPDATE messages SET version = version + 1", "8", "cannot be opened"),
         (
             "UPDATE checkpoints SET stopped_position = 1, stopped_error = 'x', stopped_at = now()",

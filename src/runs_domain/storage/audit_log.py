@@ -18,7 +18,7 @@ from runs_domain.ids import AccountId, Position, RunId
 from runs_domain.leaks import Leaks
 from runs_domain.ports import Head
 from runs_domain.read_models import MessageRow
-from runs_domain.storage import codec, messages_view, runs_view
+from runs_domain.storage import codec, credits_view, messages_view, runs_view, sandboxes_view
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Fetches
 from runs_domain.storage.lean_reads import LeanReads
@@ -54,13 +54,13 @@ _STRAYS: Final = {
         AND (%b::uuid IS NULL OR account_id = %b::uuid)
         AND NOT EXISTS (SELECT FROM stored_events WHERE originator_id = run_id)
     LIMIT {STRAYS_MAX}"""  # noqa: S608 - our own names
-    for table in ("run_heads", "api_keys", "runs", "messages")
+    for table in ("run_heads", "api_keys", "runs", "messages", "credits", "sandboxes")
 }
 _CLEAR: Final = {
     table: f"SELECT count(*) FROM {table} AS row WHERE strpos(row::text, %b::text) > 0"  # noqa: S608
     for table in (
-        *("run_heads", "api_keys", "runs", "messages", "checkpoints", "log_receipts"),
-        "dead_letters",
+        *("run_heads", "api_keys", "runs", "messages", "credits", "sandboxes"),
+        *("checkpoints", "log_receipts", "dead_letters"),
     )
 }
 _UNBURIED: Final = f"""
@@ -172,7 +172,7 @@ class LogAudit:
     def _rules(self, run_id: RunId) -> tuple[Rule, ...]:
         return (
             *stream_rules(run_id, at_rest=self._at_rest),
-            *row_rules(self._checkpoints["runs"], self._checkpoints["messages"]),
+            *row_rules(self._checkpoints),
         )
 
     def _event(
@@ -204,12 +204,16 @@ class LogAudit:
             keys.setdefault(run_id, []).append(KeyFacts(*facts))
         summaries = {row.run_id: row for row in await runs_view.rows_of(self._snapshot, run_ids)}
         messages = await self._messages_of(run_ids)
+        entries = await credits_view.rows_of(self._snapshot, run_ids)
+        sandboxes = await sandboxes_view.rows_of(self._snapshot, run_ids)
         return {
             run_id: Rows(
                 head=heads[run_id],
                 keys=tuple(keys.get(run_id, ())),
                 summary=summaries.get(run_id),
                 messages=messages.get(run_id, ()),
+                entries=entries.get(run_id, ()),
+                sandbox=sandboxes.get(run_id),
             )
             for run_id in run_ids
         }

@@ -9,7 +9,7 @@ from runs_domain.ids import RunId
 from runs_domain.ledger import LedgerEntry, entries_after
 from runs_domain.ports import Recorded
 from runs_domain.storage.batches import by_run, columns_of
-from runs_domain.storage.connection import Connection
+from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
 _COLUMNS: Final[Mapping[str, str]] = {
@@ -22,6 +22,10 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "reserved": "bigint",
     "charged": "bigint",
 }
+_OF_RUNS: Final = (
+    f"SELECT {', '.join(_COLUMNS)} FROM credits"  # noqa: S608 - no values
+    " WHERE run_id = ANY(%s) ORDER BY run_id, version"
+)
 _LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
     {events.Requested, events.Completed, events.Failed, events.Cancelled}
 )
@@ -58,6 +62,17 @@ class CreditsView:
 
     def comparable(self, row: Row, keys: Keys) -> Row:  # noqa: ARG002 - a View
         return row
+
+
+async def rows_of(
+    connection: Fetches, run_ids: Sequence[RunId]
+) -> Mapping[RunId, tuple[LedgerEntry, ...]]:
+    """The entries that there are of `run_ids`, oldest first. Raises StoreUnavailable."""
+    found: dict[RunId, tuple[LedgerEntry, ...]] = {}
+    for values in await connection.fetch(_OF_RUNS, (list(run_ids),)):
+        entry = LedgerEntry(**dict(zip(_COLUMNS, values, strict=True)))
+        found[entry.run_id] = (*found.get(entry.run_id, ()), entry)
+    return found
 
 
 async def _held(connection: Connection, table: str, runs: Sequence[RunId]) -> Mapping[RunId, int]:

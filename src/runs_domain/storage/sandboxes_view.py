@@ -9,7 +9,7 @@ from runs_domain.ids import RunId
 from runs_domain.ports import Recorded
 from runs_domain.sandbox_rows import SandboxRow, sandbox_after
 from runs_domain.storage.batches import by_run, columns_of
-from runs_domain.storage.connection import Connection
+from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
 _FIXED: Final[Mapping[str, str]] = {
@@ -67,15 +67,28 @@ class SandboxesView:
         return row
 
 
+async def rows_of(connection: Fetches, run_ids: Sequence[RunId]) -> Mapping[RunId, SandboxRow]:
+    """The rows that there are of `run_ids`. Raises StoreUnavailable."""
+    rows = await connection.fetch(_of_runs("sandboxes"), (list(run_ids),))
+    return {row.run_id: row for row in map(_row, rows)}
+
+
 async def _known(
     connection: Connection, table: str, runs: Sequence[RunId]
 ) -> Mapping[RunId, SandboxRow]:
     if not runs:
         return {}
-    sql = f"SELECT {', '.join(_COLUMNS)} FROM {table} WHERE run_id = ANY(%s)"  # noqa: S608
-    cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
-    rows = [SandboxRow(**dict(zip(_COLUMNS, row, strict=True))) for row in await cursor.fetchall()]
-    return {row.run_id: row for row in rows}
+    sql = _of_runs(table).encode()
+    cursor = await connection.execute(sql, (list(runs),), prepare=True, binary=True)
+    return {row.run_id: row for row in map(_row, await cursor.fetchall())}
+
+
+def _of_runs(table: str) -> str:
+    return f"SELECT {', '.join(_COLUMNS)} FROM {table} WHERE run_id = ANY(%s)"  # noqa: S608
+
+
+def _row(values: Row) -> SandboxRow:
+    return SandboxRow(**dict(zip(_COLUMNS, values, strict=True)))
 
 
 def _values(row: SandboxRow) -> tuple[Any, ...]:
