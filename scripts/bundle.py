@@ -41,6 +41,12 @@ DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
 
+_AT_THE_END: Final = frozenset(
+    {"run.completed", "run.failed", "run.cancelled", "run.key_revoked", "run.sandbox_released"}
+)
+"""Events after which a run goes on no more; each is followed by none or by another of these."""
+
+
 class BadBundleError(Exception):
     """The message is a sentence; what stands in the bundle is quoted as ASCII."""
 
@@ -48,6 +54,11 @@ class BadBundleError(Exception):
 def part_name(kind: str, number: int) -> str:
     """`events-00001.ndjson`; `number` counts from 1."""
     return f"{kind}-{number:05}.ndjson"
+
+
+def is_at_the_end(tag: str) -> bool:
+    """Whether a run has ended whose last event is of this type, in whatever version of it."""
+    return tag.rpartition(".")[0] in _AT_THE_END
 
 
 def account_of(place: Path) -> UUID | None:

@@ -1,0 +1,1 @@
+"""How `scripts/export_history.py` carries a history away."""
