@@ -44,17 +44,26 @@ async def lanes(stacks: list[BreakableStack]) -> AsyncIterator[list[Lane]]:
         yield opened
 
 
-_TABLES = pytest.StashKey[list[str]]()
+TABLE = "table"
 
 
 @pytest.fixture
 def show(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """For what people may want to see of a test that passed; printed at the end of the session."""
-    return request.config.stash.setdefault(_TABLES, []).append
+    """For what people may want to see of a test that passed; printed at the end of the session.
+
+    It goes with the test's report, which another process may have to send.
+    """
+
+    def table(text: str) -> None:
+        request.node.user_properties.append((TABLE, text))
+
+    return table
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    for table in config.stash.get(_TABLES, []):
-        terminalreporter.write_line(f"\n{table}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if report.when == "call":
+                for name, text in report.user_properties:
+                    if name == TABLE:
+                        terminalreporter.write_line(f"\n{text}")
