@@ -11,7 +11,6 @@ from operator_script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
-import getpass
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from uuid import UUID
 
 import msgspec
 from letter_pages import print_letters, print_list
+from operator_name import actor_of, name_of
 
 from runs_domain.dead_letters import DeadLetterDesk, Outcome
 from runs_domain.dead_letters_port import DeadLetter, Reason
@@ -40,7 +40,6 @@ NAME: Final = "runledger dead letters"
 QUERY_SECONDS_MAX: Final = 5.0
 """One statement, connecting included."""
 EVENTS_SHOWN: Final = 10
-NAME_CHARACTERS_MAX: Final = 64
 NOT_FOUND: Final = "no such dead letter"
 
 
@@ -84,21 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("runs", nargs="*", type=UUID, metavar="run")
         command.add_argument("--all-of-reason", choices=get_args(Reason))
-        command.add_argument("--as", dest="name", type=_name, metavar="NAME", help="who you are")
+        command.add_argument("--as", dest="name", type=name_of, metavar="NAME", help="who you are")
     return parser
-
-
-def _name(given: str) -> str:
-    if not (0 < len(given) <= NAME_CHARACTERS_MAX and given.isascii() and given.isprintable()):
-        raise argparse.ArgumentTypeError("a name has 1 to 64 printable ASCII characters")
-    return given
-
-
-def _login_name() -> str:
-    try:
-        return _name(getpass.getuser())
-    except (OSError, KeyError, argparse.ArgumentTypeError):
-        return f"uid-{os.getuid()}"
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
@@ -118,8 +104,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         log = await opened.enter_async_context(
             open_log(settings.database_url, secrets_of(settings), SystemClock())
         )
-        actor = f"ops:{options.name or _login_name()}"
-        desk = DeadLetterDesk(log, letters, RedisJobs(redis), actor=actor)
+        desk = DeadLetterDesk(log, letters, RedisJobs(redis), actor=actor_of(options.name))
         return await _obey(Ops(letters, desk, log, connection), options)
 
 

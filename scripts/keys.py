@@ -93,6 +93,8 @@ async def _mint(accounts: Accounts, account: AccountId, days: int | None) -> int
         return _unless(False, f"--days takes 1 to {DAYS_MAX}")
     if not await accounts.exists(account):
         return _unless(False, "no such account")
+    if await accounts.is_erased(account):
+        return _unless(False, "the account was erased")
     ttl_seconds = None if days is None else days * SECONDS_PER_DAY
     minted = await accounts.mint_key(account, ttl_seconds=ttl_seconds)
     print(f"{minted.key_id} {minted.secret.reveal()}")

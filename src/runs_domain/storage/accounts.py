@@ -21,6 +21,9 @@ ACCOUNT_SCOPES: Final[tuple[Scope, ...]] = (READ, WRITE)
 _CREATE_ACCOUNT: Final = """
 INSERT INTO accounts (account_id, kind, name) VALUES (%s, %s, %s)
 ON CONFLICT (account_id) DO UPDATE SET name = EXCLUDED.name
+    WHERE NOT EXISTS (
+        SELECT FROM account_data_keys AS key
+        WHERE key.account_id = EXCLUDED.account_id AND key.destroyed_at IS NOT NULL)
 RETURNING account_id
 """
 _EXISTS: Final = """
@@ -40,6 +43,9 @@ _END_MEMBERSHIP: Final = """
 UPDATE org_members SET valid_until = now()
 WHERE org_id = %s AND member_id = %s AND (valid_until IS NULL OR valid_until > now())
 RETURNING org_id
+"""
+_IS_ERASED: Final = """
+SELECT FROM account_data_keys WHERE account_id = %s AND destroyed_at IS NOT NULL
 """
 _STORE_KEY: Final = """
 INSERT INTO api_keys (
@@ -77,7 +83,9 @@ class Accounts:
     async def create(
         self, kind: AccountKind, name: str, *, account_id: AccountId | None = None
     ) -> AccountId:
-        """A person's account or an organisation's. An id that is known gets the new name."""
+        """A person's account or an organisation's. An id that is known gets the new name, but an
+        erased account none.
+        """
         account = account_id or new_account_id()
         await self._owner.fetch(_CREATE_ACCOUNT, (account, kind, name))
         return account
@@ -85,6 +93,9 @@ class Accounts:
     async def exists(self, account_id: AccountId, kind: AccountKind | None = None) -> bool:
         """With `kind`: and is of that kind."""
         return bool(await self._owner.fetch(_EXISTS, (account_id, kind, kind)))
+
+    async def is_erased(self, account_id: AccountId) -> bool:
+        return bool(await self._owner.fetch(_IS_ERASED, (account_id,)))
 
     async def add_member(self, org_id: AccountId, member_id: AccountId) -> None:
         """From now on the organisation may act for the member, if both exist."""

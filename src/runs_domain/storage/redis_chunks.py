@@ -1,5 +1,6 @@
 """The ChunkStream port: a list of frames a run, and a hash that says where it begins."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from secrets import token_hex
@@ -21,11 +22,14 @@ FRAMES_PER_CALL_MAX: Final = 512
 """More go in several calls; Redis runs each script alone, and Lua unpacks no more than some."""
 STALE: Final = -1
 DOWN: Final = -2
+ABOVE_ALL: Final = Attempt(2**53 - 1)
+"""The highest that Lua counts to: no worker comes there."""
 
 _WRITE: Final = LuaScript("chunk_write")
 _RAISE: Final = LuaScript("chunk_raise")
 _TAIL: Final = LuaScript("chunk_tail")
 _READ: Final = LuaScript("chunk_read")
+_BAR: Final = LuaScript("chunk_bar")
 _HEAD: Final = 3
 """What a page says before its frames: base, length, attempt."""
 
@@ -122,6 +126,28 @@ class RedisChunks(ChunkStream):
                 await pipe.execute()
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"expire: {type(error).__name__}") from error
+
+
+async def bar(redis: Redis, run_ids: Sequence[RunId]) -> int:
+    """Forget what the runs, which have ended, streamed, and write nothing of them again; how many
+    keys went. A worker that was asleep at the end finds a fence that it cannot pass.
+
+    Raises QueueUnavailable.
+    """
+    args = (ABOVE_ALL, token_hex(8), names.CHUNKS_LIVE_SECONDS)
+    gone = await asyncio.gather(*(_BAR(redis, _keys(run_id), args) for run_id in run_ids))
+    return sum(map(int, gone))
+
+
+async def forget(redis: Redis, run_ids: Sequence[RunId]) -> int:
+    """Delete what the runs streamed; how many keys went. Raises QueueUnavailable."""
+    try:
+        async with redis.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.unlink(*_keys(run_id))
+            return sum(map(int, await pipe.execute()))
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(f"forget: {type(error).__name__}") from error
 
 
 def _keys(run_id: RunId) -> tuple[str, str]:

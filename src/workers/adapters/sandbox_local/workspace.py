@@ -30,7 +30,7 @@ UID_COUNT: Final = 1 << 24
 host. It lies above what system tools hand out to users, containers and services."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MARKER: Final = "made.json"
+MARKER: Final = "made.json"
 
 
 class Marker(Struct, frozen=True):
@@ -61,13 +61,13 @@ class Workspace:
         return True
 
     def is_made(self) -> bool:
-        return self.stands() and (self.base / _MARKER).exists()
+        return self.stands() and (self.base / MARKER).exists()
 
     def make(self, spec: SandboxSpec) -> bool:
         """Make what is missing; False if all was there. Raises SandboxError for a stranger's."""
         marker = Marker(session_id=spec.session_id, account_id=spec.account_id)
         if self.is_made():
-            found = msgspec.json.decode((self.base / _MARKER).read_bytes(), type=Marker)
+            found = msgspec.json.decode((self.base / MARKER).read_bytes(), type=Marker)
             if found != marker:
                 raise SandboxError(f"the sandbox {self.name} belongs to another session")
             return False
@@ -90,15 +90,15 @@ class Workspace:
             folder.mkdir(mode=0o700, exist_ok=True)
             if self.owner is not None:
                 os.chown(folder, self.owner, self.owner)
-        unfinished = self.base / f"{_MARKER}.new"
+        unfinished = self.base / f"{MARKER}.new"
         unfinished.write_bytes(msgspec.json.encode(marker))
-        unfinished.rename(self.base / _MARKER)
+        unfinished.rename(self.base / MARKER)
 
     async def remove(self, programs: Programs, limits: Limits) -> None:
         """All of it, however deep and whatever modes it has. Raises SandboxUnavailable."""
         if not self.stands():
             return
-        (self.base / _MARKER).unlink(missing_ok=True)  # from here on it counts as half made
+        (self.base / MARKER).unlink(missing_ok=True)  # from here on it counts as half made
         for prefix in dict.fromkeys((as_owner(programs), ())):  # plainly where that is refused
             remover = await spawn(*prefix, "rm", "-rf", "--one-file-system", "--", str(self.base))
             try:
