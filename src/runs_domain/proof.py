@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 from uuid import UUID
 
 from runs_domain.ids import RunId, chain_start
@@ -37,20 +37,19 @@ class Fault:
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFacts:
+class StreamFacts(NamedTuple):
     """What the whole stream says, as its row of `run_heads` should. None: it cannot be told."""
 
     version: int
     hash: str
-    at: str
-    first_position: int | None
     account_id: str | None
     chat_id: str | None
     session_id: str | None
     status: str | None
     live: bool | None
     open: bool | None
+    requested_position: int | None
+    updated_at: str
 
 
 def strict_json(stored: bytes) -> Any:
@@ -68,7 +67,8 @@ def hash_of(stored: bytes) -> str:
 
 class StreamProof:
     """One run's stream, an event at a time. After its first fault it says nothing more: what
-    follows a bad event is bad because of it. An `unknown` is no fault, and the rest is checked on.
+    follows a bad event is bad because of it. An `unknown` is no fault: it is told once, and what
+    needs no knowledge of the run's state is checked on.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class StreamProof:
         return StreamFacts(
             version=self._next - 1,
             hash=self._hash or "",
-            at=self._at,
-            first_position=self._first_position,
             account_id=rules.account_id,
             chat_id=rules.chat_id,
             session_id=rules.session_id,
             status=rules.status,
             live=rules.live,
             open=rules.open,
+            requested_position=self._first_position,
+            updated_at=self._at,
         )
 
     # ------------------------------------------------------------------ one event

@@ -52,6 +52,7 @@ class ClearRules:
         self.session_id: str | None = None
         self._sees = whole
         """Else something came before, or between, that these rules do not know."""
+        self._told_unknown = False
         self._subject: str | None = None
         self._attempt = 1
         self._holder: str | None = None
@@ -139,8 +140,9 @@ class ClearRules:
         if attempt < self._attempt:
             return "attempt", f"is by attempt {attempt}, after attempt {self._attempt}"
         self._attempt = attempt
-        if tag in shapes.SHAPES:
+        if tag in shapes.SHAPES or self._told_unknown:
             return None
+        self._told_unknown = True
         return "unknown", f"is {tag}, which this release does not know"
 
     def _in_order(self, tag: str, at: str) -> Wrong:

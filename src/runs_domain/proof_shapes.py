@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-Check: TypeAlias = type[str | bool | dict[str, Any]] | Callable[[Any], bool]
+Check: TypeAlias = type[str | bool | int | dict[str, Any]] | Callable[[Any], bool]
 """Of one value that was read from JSON: its very type (quick), or a question to ask of it."""
 
 REQUESTED: Final = "run.requested.v1"
@@ -112,7 +112,7 @@ class Shape:
                 continue
             if check is None:
                 return "a field that no release writes"  # its name may be anybody's text
-            if not fits(check, given):
+            if isinstance(check, type) or not check(given):
                 return f"no proper {name}"
         if not self.required <= value.keys():
             return f"no {min(self.required - value.keys())}"
@@ -123,19 +123,19 @@ ENVELOPE: Final = Shape(
     {
         "type": str,
         "runId": str,
-        "version": is_positive,
+        "version": int,
         "at": str,
         "actor": str,
         "subject": str,
         "correlation": str,
         "causation": str,
-        "attempt": is_positive,
+        "attempt": int,
         "prev": str,
         "data": dict,
     },
     {"sealed": str},
 )
-"""Whether runId, at, subject and prev are what they should be, `proof` finds out."""
+"""Of kinds alone: `proof` holds the values against what they must be."""
 _FINISH_REASON: Final = _one_of("stop", "length", "content-filter", "tool-calls", "error", "other")
 _FAILURE_CODE: Final = _one_of(
     "model_rejected",

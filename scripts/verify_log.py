@@ -1,0 +1,199 @@
+"""`verify_history.py` on the log itself: reads one moment of it, in several processes."""
+
+from operator_script import leave_with, postgres_away  # isort: split
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, NoReturn
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.ids import AccountId
+from runs_domain.proof import Fault
+from runs_domain.settings import load
+from runs_domain.storage import history_parts as parts
+from runs_domain.storage.history_check import Absent, Note
+from runs_domain.storage.history_check import Progress as Checked
+from runs_domain.storage.history_workers import notes
+from runs_domain.storage.snapshot import Snapshot, open_snapshot
+
+NAME = "runledger verify history"
+
+
+class NothingThereError(Exception):
+    """There was nothing to look at where the operator pointed."""
+
+
+class Tally:
+    def __init__(self, shown: int) -> None:
+        self._shown = shown
+        self.events = self.runs = self.bytes = 0
+        self.kinds: Counter[str] = Counter()
+        self.faults: list[Fault] = []
+        """The first ones by run, as many as are shown."""
+        self.unknown: list[Fault] = []
+        self.of_log: list[str] = []
+        self.absent: list[UUID] = []
+        self.seconds = 0.0
+
+    def add(self, note: Note) -> None:
+        if isinstance(note, Checked):
+            self.events += note.events
+            self.runs += note.runs
+            self.bytes += note.bytes
+        elif isinstance(note, Absent):
+            self.absent.append(note.run_id)
+        else:
+            self.kinds[note.kind] += 1
+            kept = self.unknown if note.kind == "unknown" else self.faults
+            kept.append(note)
+            if len(kept) > self._shown:
+                kept.sort(key=lambda one: (one.run_id, one.version))
+                kept.pop()
+
+    @property
+    def bad_runs(self) -> int:
+        return self.kinds.total() - self.kinds["unknown"]
+
+    @property
+    def code(self) -> int:
+        if self.bad_runs or self.of_log:
+            return 1
+        return 2 if self.kinds["unknown"] or self.absent else 0
+
+
+def verify(options: argparse.Namespace) -> NoReturn:
+    leave_with(lambda: _verify(options))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    tally = Tally(options.show)
+    try:
+        asyncio.run(_look(options, tally))
+    except (RunledgerError, NothingThereError) as error:
+        print(f"verify_history: could not look: {_reason(error)}", file=sys.stderr)
+        return 2
+    (_print_json if options.json else _print)(tally)
+    for run_id in tally.absent:
+        print(f"verify_history: there is no run {run_id}", file=sys.stderr)
+    return tally.code
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StoreUnavailable):
+        return postgres_away(error, setting="RUNLEDGER_DATABASE_URL", name=NAME)
+    return str(error)
+
+
+async def _look(options: argparse.Namespace, tally: Tally) -> None:
+    url = load(os.environ).database_url
+    begun = time.monotonic()
+    async with open_snapshot(url, name=NAME) as snapshot:
+        plan = await _plan(snapshot, options)
+        if options.all:
+            doubles = await parts.doubled_positions(snapshot)
+            tally.of_log += [] if doubles is None else _of_positions(doubles)
+        # Nothing else runs in this loop: it keeps the moment that the processes share.
+        with _bar(plan.events) as advance:
+            for note in notes(url, NAME, plan.moment, plan.parts, options.workers):
+                tally.add(note)
+                if isinstance(note, Checked):
+                    advance(note.events)
+    tally.seconds = time.monotonic() - begun
+
+
+async def _plan(snapshot: Snapshot, options: argparse.Namespace) -> parts.Plan:
+    if options.all:
+        return await parts.all_runs(snapshot, options.workers)
+    if options.account is None:
+        return await parts.named_runs(snapshot, options.runs)
+    plan = await parts.runs_of_account(snapshot, AccountId(options.account))
+    if not plan.parts:
+        raise NothingThereError(f"no run of that account: {options.account}")
+    return plan
+
+
+def _of_positions(doubles: Sequence[int]) -> list[str]:
+    named = [f"position {position} stands there more than once" for position in doubles]
+    return ["no index of the database keeps its positions apart", *named]
+
+
+@contextmanager
+def _bar(events: int | None) -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.completed:,.0f} of about {task.total:,.0f} events"),
+        BarColumn(),
+        TextColumn("{task.speed:,.0f} a second"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=events or 0)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        yield advance
+
+
+def _print(tally: Tally) -> None:
+    rate = tally.events / max(tally.seconds, 1e-9)
+    print(
+        f"{_many(tally.runs, 'run')}, {_many(tally.events, 'event')}"
+        f" in {tally.seconds:.1f} s: {rate:,.0f} a second"
+    )
+    for sentence in tally.of_log:
+        print(f"the log: {sentence}")
+    _list(tally.faults, tally.bad_runs, "not as it was written", "not as they were written")
+    newer = "of a newer release in part, which cannot be judged here"
+    _list(tally.unknown, tally.kinds["unknown"], newer, newer)
+    if tally.code == 0:
+        print("ok: every history is as it was written, as far as chains and heads can tell")
+
+
+def _list(faults: list[Fault], count: int, one: str, many: str) -> None:
+    if not count:
+        return
+    print(f"{_many(count, 'run')} {'is ' + one if count == 1 else 'are ' + many}:")
+    for fault in sorted(faults, key=lambda fault: (fault.run_id, fault.version)):
+        at = "" if fault.position is None else f", position {fault.position}"
+        print(f"  run {fault.run_id}, version {fault.version}{at}: {fault.kind}: {fault.sentence}")
+    if count > len(faults):
+        print(f"  and {_many(count - len(faults), 'run')} more")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _print_json(tally: Tally) -> None:
+    first = sorted((*tally.faults, *tally.unknown), key=lambda one: (one.run_id, one.version))
+    print(
+        json.dumps(
+            {
+                "ok": tally.code == 0,
+                "runs": tally.runs,
+                "events": tally.events,
+                "bytes": tally.bytes,
+                "seconds": round(tally.seconds, 3),
+                "eventsPerSecond": round(tally.events / max(tally.seconds, 1e-9)),
+                "badRuns": tally.bad_runs,
+                "unjudgedRuns": tally.kinds["unknown"],
+                "kinds": dict(tally.kinds),
+                "log": tally.of_log,
+                "absent": [str(run_id) for run_id in tally.absent],
+                "first": [{"run": one.pop("run_id"), **one} for one in map(asdict, first)],
+            }
+        )
+    )
