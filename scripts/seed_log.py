@@ -44,7 +44,7 @@ WORKERS_MAX = 16
 OWNER_SECONDS_MAX = 10.0
 LOCK_SECONDS_MAX = 10
 """What a seed waits for appends and other seeds that are under way."""
-ROOM_SECONDS_MIN = 1.0
+ROOM_SECONDS_MIN = 0.01
 """Between the newest event and now: where new events are to go."""
 
 

@@ -9,7 +9,7 @@ from seeding.stories import EVENTS_OF, HUNDRED, MICROSECONDS, Life, under_way
 from runs_domain.ids import AccountId, KeyId, Position
 
 RUNS_A_BATCH: Final = 2_000
-SECONDS_BETWEEN_RUNS: Final = 1.0
+SECONDS_BETWEEN_RUNS: Final = 0.25
 LAST_RUN_SECONDS: Final = 60.0
 """What a batch's last runs are given to end in, before the next batch begins."""
 POOL_CHARS: Final = 1 << 16
