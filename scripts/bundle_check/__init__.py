@@ -1,0 +1,1 @@
+"""Whether a bundle is whole and its events are as they were written. Standard library only."""
