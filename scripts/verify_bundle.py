@@ -68,7 +68,7 @@ def verify(options: argparse.Namespace) -> NoReturn:
 def _verify(options: argparse.Namespace) -> int:
     tally = Tally(options.show)
     try:
-        check, continues = _checks(options.bundle, getattr(options, "after", None))
+        check, continues = _checks(options.bundle, options.after)
         for one in filter(None, (check, continues)):
             for finding in one.findings():
                 tally.add(finding)

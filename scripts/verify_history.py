@@ -41,6 +41,8 @@ def main() -> int:
     )
     if sum(ways) != 1:
         parser.error("say what to check: runs by their ids, --account, --all or --bundle")
+    if options.after is not None and options.bundle is None:
+        parser.error("--after goes with --bundle")
     # Only now that it is known what is wanted: a bundle is checked without any package.
     if options.bundle is not None:
         sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
@@ -59,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="every run of the log")
     parser.add_argument("--account", type=UUID, help="the runs whose heads name this account")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="an exported history")
+    parser.add_argument(
+        "--after", type=Path, metavar="DIR", help="an earlier bundle that this one is to go on from"
+    )
     parser.add_argument(
         "--workers",
         type=_whole(1, WORKERS_MAX),
