@@ -1,7 +1,8 @@
 """Follows the log into the views, each by itself: what stops one does not stop the others.
 
-Lazy on purpose: a batch a moment costs the database far less than a batch an event, and a list
-may be a moment late.
+A view begins at once when it is woken, and then rests in proportion to the work that it had: alone
+it shows a commit within milliseconds; under load it takes many events at a time, which costs the
+database far less than one by one.
 """
 
 import asyncio
@@ -12,18 +13,22 @@ from typing import Final
 from runs_domain.errors import StoreUnavailable
 from runs_domain.ports import Clock
 from runs_domain.settings import Secret
-from runs_domain.storage.projection import FoldFailed, Projection
+from runs_domain.storage.log_window import STRETCH_EVENTS_MAX, LogWindow
+from runs_domain.storage.projection import FoldFailed, NoCheckpoint, Projection
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.views import all_views
-from runs_domain.storage.waking import Wait
+from runs_domain.storage.waking import Signal, Wait
 
-BATCH_EVENTS_MAX: Final = 2000
-BATCH_INTERVAL_SECONDS: Final = 0.1
-"""At most one batch that is not full in this time."""
+BATCH_EVENTS_MAX: Final = STRETCH_EVENTS_MAX
+REST_PER_WORK: Final = 4.0
+"""Seconds of rest for a second of work at the log's end: a view is at it a fifth of the time."""
+REST_SECONDS_MAX: Final = 0.1
 POLL_SECONDS: Final = 0.25
 """How late a view is when a wake got lost."""
 RETRY_SECONDS: Final = 0.5
 """Between two tries while PostgreSQL is away."""
+MIGRATION_RETRY_SECONDS: Final = 5.0
+"""Between two looks for a view that the database was not migrated to yet."""
 STOPPED_RETRY_SECONDS: Final = 30.0
 """Between two tries of an event that a view cannot take."""
 
@@ -38,7 +43,9 @@ class Projector:
         self._clock = clock
         self._wait = wait
         self._events_max = BATCH_EVENTS_MAX
-        self._is_away = False
+        self.trouble: str | None = None
+        """What the log was last told to keep the view; None = nothing does."""
+        self._is_stopped = False
 
     async def run(self) -> None:
         try:
@@ -48,54 +55,72 @@ class Projector:
             await self._projection.close()
 
     async def _round(self) -> None:
-        """Look, take what is there, and rest as long as is due."""
+        """Take what is there, and rest as long as is due."""
+        began = self._clock.monotonic_seconds()
         try:
-            taken = await self._take() if await self._projection.is_behind() else 0
+            taken = await self._take()
+        except NoCheckpoint as error:
+            self._say(logging.WARNING, "waits for a migration", error)
+            await self._clock.sleep(MIGRATION_RETRY_SECONDS)
+            return
         except StoreUnavailable as error:
-            if not self._is_away:
-                _logger.warning("view %s waits: %s", self._projection.name, error)
-            self._is_away = True
+            self._say(logging.WARNING, "waits", error)
             await self._clock.sleep(RETRY_SECONDS)
             return
-        if self._is_away:
-            _logger.info("view %s goes on", self._projection.name)
-        self._is_away = False
+        if taken is None:
+            await self._clock.sleep(STOPPED_RETRY_SECONDS)
+            return
         if taken == 0:
             await self._wait(POLL_SECONDS)
-        elif taken < BATCH_EVENTS_MAX and self._events_max == BATCH_EVENTS_MAX:
-            await self._clock.sleep(BATCH_INTERVAL_SECONDS)
+        elif not self._projection.goes_on and self._events_max == BATCH_EVENTS_MAX:
+            worked = self._clock.monotonic_seconds() - began
+            await self._clock.sleep(min(worked * REST_PER_WORK, REST_SECONDS_MAX))
 
-    async def _take(self) -> int:
-        """One batch. After one that fails, ever smaller ones, until the event is found."""
+    async def _take(self) -> int | None:
+        """One batch; None = the view is stopped. After one that fails, ever smaller ones, until
+        the event is found.
+        """
         try:
             taken = await self._projection.advance(self._events_max)
         except FoldFailed as failure:
             if failure.events > 1:
                 self._events_max = failure.events // 2
                 return failure.events
-            await self._stop(failure)
-            return 0
+            await self._projection.stop(failure)
+            self._say(logging.ERROR, f"is stopped at position {failure.position}", failure)
+            self._is_stopped = True
+            return None
+        if self.trouble is not None and (taken or not self._is_stopped):
+            _logger.info("view %s goes on", self._projection.name)
+            self.trouble, self._is_stopped = None, False
         self._events_max = min(BATCH_EVENTS_MAX, self._events_max * 2)
         return taken
 
-    async def _stop(self, failure: FoldFailed) -> None:
-        _logger.error(
-            "view %s is stopped at position %d: %s",
-            self._projection.name,
-            failure.position,
-            failure,
-        )
-        await self._projection.stop(failure)
-        await self._clock.sleep(STOPPED_RETRY_SECONDS)
+    def _say(self, level: int, trouble: str, error: Exception) -> None:
+        """Once, however often it is tried again."""
+        if trouble != self.trouble:
+            _logger.log(level, "view %s %s: %s", self._projection.name, trouble, error)
+        self.trouble = trouble
 
 
 def all_projections(url: Secret, data_keys: DataKeys) -> tuple[Projection, ...]:
-    """Every view there is, each on its own connection."""
-    return tuple(Projection(url, view, data_keys) for view in all_views(data_keys))
+    """Every view there is, each on its own connection; they read the log together."""
+    window = LogWindow(url)
+    return tuple(Projection(url, view, data_keys, window) for view in all_views(data_keys))
 
 
 async def project(projections: Sequence[Projection], clock: Clock, wait: Wait) -> None:
-    """Keep all views up, until cancelled."""
+    """Keep all views up, until cancelled. `wait` is for whatever may be new, for all of them."""
+    wakes = [Signal() for _ in projections]
     async with asyncio.TaskGroup() as group:
-        for projection in projections:
-            group.create_task(Projector(projection, clock, wait).run(), name=projection.name)
+        group.create_task(_wake(wakes, wait), name="wakes")
+        for projection, woken in zip(projections, wakes, strict=True):
+            projector = Projector(projection, clock, woken.wait)
+            group.create_task(projector.run(), name=projection.name)
+
+
+async def _wake(wakes: Sequence[Signal], wait: Wait) -> None:
+    while True:
+        await wait(POLL_SECONDS)
+        for woken in wakes:
+            woken.set()

@@ -6,7 +6,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from runs_domain import commands as c
 from runs_domain import events as e
 from runs_domain.errors import HistoryCorrupt
 from runs_domain.ids import Attempt, Position

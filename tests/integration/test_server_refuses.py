@@ -132,9 +132,9 @@ async def test_a_view_waits_for_a_server_that_takes_no_writes(
         projector = Projector(projection, clock, clock.sleep)
         with read_only(database):
             await projector._round()
-            assert projector._is_away
+            assert projector.trouble == "waits"
         await projector._round()
-        assert not projector._is_away
+        assert projector.trouble is None
         assert await connection.fetch("SELECT version FROM runs") == [(run.stream.state.version,)]
         await projection.close()
 

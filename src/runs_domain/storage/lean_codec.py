@@ -43,7 +43,7 @@ class _Content(Struct, frozen=True):
 
 
 _OUTLINES: Final[dict[str, msgspec.json.Decoder[Any]]] = {
-    tag: msgspec.json.Decoder(_Opened[kind])  # type: ignore[valid-type] - one a kind of event
+    tag: msgspec.json.Decoder(_Opened[kind])  # type: ignore[valid-type]
     for tag, kind in TYPES.items()
 }
 _EVENTS: Final[dict[str, msgspec.json.Decoder[Any]]] = {

@@ -1,8 +1,9 @@
 """One view and its place in the log: rows and checkpoint move in one transaction, or not at all.
 
 The checkpoint's row is locked for that long, so that any number of projectors may run: one is at
-it, the others pass. Its commit is not flushed; after a crash rows and checkpoint are back at the
-same earlier place together, and the log is folded again from there.
+it, the others pass; and so that a rebuild may put another table in the view's place in between.
+Its commit is not flushed; after a crash rows and checkpoint are back at the same earlier place
+together, and the log is folded again from there.
 """
 
 from collections.abc import Sequence
@@ -10,43 +11,37 @@ from datetime import datetime
 from typing import Final
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.events import Struct
 from runs_domain.ids import Position
 from runs_domain.ports import Recorded
 from runs_domain.settings import Secret
-from runs_domain.storage import codec
+from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Connection, ReconnectingConnection, is_away
+from runs_domain.storage.log_window import LogWindow, Part
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import View
 
-BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_SECONDS_MAX: Final = 30.0
 
 _CHECKPOINT: Final = "SELECT position FROM checkpoints WHERE name = %s FOR UPDATE SKIP LOCKED"
-_EVENTS: Final = """
-SELECT originator_id, originator_version, topic, state, notification_id
-FROM (
-    SELECT *, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state)
-        AS bytes_before
-    FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
-) AS batch
-WHERE bytes_before < %s
-ORDER BY notification_id
-"""
 _ADVANCE: Final = """
 UPDATE checkpoints SET
     position = %s, stopped_position = NULL, stopped_error = NULL, stopped_at = NULL
 WHERE name = %s
 """
 _STOP: Final = """
-UPDATE checkpoints SET stopped_position = %s, stopped_error = %s, stopped_at = now()
-WHERE name = %s AND position < %s
+UPDATE checkpoints SET
+    stopped_position = %(position)s, stopped_error = %(error)s,
+    stopped_at = CASE WHEN stopped_position = %(position)s THEN stopped_at ELSE now() END
+WHERE name = %(name)s AND position < %(position)s
 RETURNING name
 """
+_PLACE: Final = "SELECT position FROM checkpoints WHERE name = %s"
 _BEHIND: Final = """
 SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > position)
 FROM checkpoints WHERE name = %s
@@ -78,16 +73,29 @@ class FoldFailed(RunledgerError):
         self.position = first.position
 
 
+class NoCheckpoint(StoreUnavailable):
+    """The view belongs to a release to which the database was not migrated yet."""
+
+
 class Projection:
-    def __init__(self, url: Secret, view: View, data_keys: DataKeys) -> None:
+    def __init__(
+        self, url: Secret, view: View, data_keys: DataKeys, window: LogWindow | None = None
+    ) -> None:
+        """Projections of one process share their `window`."""
         self._view = view
         self._data_keys = data_keys
+        self._window = window or LogWindow(url)
+        self._window.join()
         self._connection = ReconnectingConnection(
             url,
             name=f"runledger projector {view.name}",
             seconds_max=BATCH_SECONDS_MAX,
             parameters={**READ_SETTINGS, "synchronous_commit": "off"},
         )
+        self._place: Position | None = None
+        """Where the view was when we wrote last; only its checkpoint knows where it is."""
+        self.goes_on = False
+        """The log goes on after the batch that was taken last, or may."""
 
     @property
     def name(self) -> str:
@@ -95,60 +103,91 @@ class Projection:
 
     async def close(self) -> None:
         await self._connection.close()
+        await self._window.leave()
 
     async def is_behind(self) -> bool:
-        """Whether the log goes on after the checkpoint: cheaper than a batch of nothing.
-
-        Raises StoreUnavailable, and LookupError for a view that no migration knows.
-        """
-        rows = await self._connection.fetch(_BEHIND, (self.name,))
-        if not rows:
-            raise LookupError(f"view {self.name} has no checkpoint; was the database migrated?")
-        return rows[0][0] is True
+        """Whether the log goes on after the checkpoint. Raises StoreUnavailable, NoCheckpoint."""
+        return (await self._look_up(_BEHIND))[0] is True
 
     async def advance(self, events_max: int) -> int:
         """Take the next batch; how many events it had. 0 = nothing is there, or another
-        projector is at it. Raises FoldFailed, StoreUnavailable.
+        projector is at it. Raises FoldFailed, StoreUnavailable, NoCheckpoint.
         """
-
-        async def work(connection: Connection) -> int:
-            async with connection.transaction():
-                return await self._advance(connection, events_max)
-
-        return await self._connection.run(work)
+        place, self._place, self.goes_on = self._place, None, False
+        while True:
+            if place is None:
+                (place,) = await self._look_up(_PLACE)
+            async with self._window.after(place, events_max) as part:
+                if part.rows:
+                    taken = await self._write(place, part)
+                    if taken is not None:
+                        return taken
+            (found,) = await self._look_up(_PLACE)
+            if found == place:
+                self._place = place
+                return 0
+            place = found
 
     async def stop(self, failure: FoldFailed) -> None:
         """Show ops where the view waits, unless another projector has passed the place."""
+        self._window.forget(Position(failure.position - 1))
         await self._connection.fetch(
-            _STOP, (failure.position, str(failure), self.name, failure.position)
+            _STOP, {"position": failure.position, "error": str(failure), "name": self.name}
         )
 
-    async def _advance(self, connection: Connection, events_max: int) -> int:
-        cursor = await connection.execute(_CHECKPOINT, (self.name,), prepare=True)
-        checkpoint = await cursor.fetchone()
-        if checkpoint is None:
-            return 0
-        cursor = await connection.execute(
-            _EVENTS, (checkpoint[0], events_max, BATCH_BYTES_MAX), prepare=True, binary=True
-        )
-        rows = [StoredRow(*row) for row in await cursor.fetchall()]
+    async def _look_up(self, query: str) -> TupleRow:
+        rows = await self._connection.fetch(query, (self.name,))
         if not rows:
-            return 0
-        try:
-            await self._view.apply(connection, await self._decoded(rows), self.name)
-        except Exception as error:  # whatever it is: a fold that fails must not look like a lag
-            if isinstance(error, StoreUnavailable) or is_away(error):
-                raise
-            raise FoldFailed(rows, error) from error
-        await connection.execute(_ADVANCE, (rows[-1].position, self.name), prepare=True)
-        return len(rows)
+            raise NoCheckpoint(f"view {self.name} has no checkpoint: is the database migrated?")
+        return rows[0]
 
-    async def _decoded(self, rows: Sequence[StoredRow]) -> Sequence[Recorded]:
-        opened = [(row, codec.open_row(row)) for row in rows]
+    async def _write(self, place: Position, part: Part) -> int | None:
+        """How many events; None = the view is at another place by now."""
+        batch = await self._batch(part)
+
+        async def work(connection: Connection) -> int | None:
+            async with connection.transaction():
+                cursor = await connection.execute(_CHECKPOINT, (self.name,), prepare=True)
+                checkpoint = await cursor.fetchone()
+                if checkpoint is None:
+                    return 0
+                if checkpoint[0] != place:
+                    return None
+                try:
+                    await self._view.apply(connection, batch, self.name)
+                except Exception as error:  # whatever it is: a fold that fails is not a lag
+                    _raise_passing(error)
+                    raise FoldFailed(part.rows[: len(batch)], error) from error
+                await connection.execute(_ADVANCE, (batch[-1].position, self.name), prepare=True)
+                return len(batch)
+
+        taken = await self._connection.run(work)
+        if taken:
+            self._place = batch[-1].position
+            self.goes_on = part.goes_on or taken < len(part.rows)
+        return taken
+
+    async def _batch(self, part: Part) -> Sequence[Recorded]:
+        """What can be read of it. Raises FoldFailed if its first event cannot be."""
+        if not part.outlines and part.failure is not None:
+            raise FoldFailed(part.rows, part.failure)
         if not self._view.needs_content:
-            return [codec.decode(row, one, None, outline=True) for row, one in opened]
-        keys = await self._data_keys.for_reading(one.subject for _, one in opened if one.sealed)
-        return [codec.decode(row, one, keys.get(one.subject)) for row, one in opened]
+            return part.outlines
+        try:
+            keys = await self._data_keys.for_reading(one.subject for one in part.outlines)
+        except Exception as error:
+            _raise_passing(error)
+            raise FoldFailed(part.rows[: len(part.outlines)], error) from error
+        batch: list[Recorded] = []
+        for row, outline in zip(part.rows, part.outlines, strict=False):
+            try:
+                batch.append(lean_codec.with_content(row, outline, keys[outline.subject]))
+            except Exception as error:
+                _raise_passing(error)
+                if not batch:
+                    raise FoldFailed([row], error) from error
+                break
+        return batch
 
 
 async def checkpoints(connection: ReconnectingConnection) -> tuple[Checkpoint, ...]:
@@ -174,3 +213,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, psycopg.Error):
         return f"{type(error).__name__} {error.sqlstate or ''}".strip()
     return type(error).__name__
+
+
+def _raise_passing(error: Exception) -> None:
+    """Raise `error` on if it is about the moment and not about the events."""
+    if isinstance(error, StoreUnavailable) or is_away(error):
+        raise error
+    if isinstance(error, MemoryError | OSError):
+        raise StoreUnavailable(f"a batch was not taken: {type(error).__name__}") from error
