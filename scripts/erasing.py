@@ -27,10 +27,11 @@ from runs_domain.ports import Clock, Context
 from runs_domain.run import FIRST_ATTEMPT
 from runs_domain.settings import Settings
 from runs_domain.storage import redis_names as names
-from runs_domain.storage.erasure import Erasure, OpenRun, TableBusy
+from runs_domain.storage.erasure import NOT_COVERED, Erasure, OpenRun, TableBusy
 from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.redis_chunks import bar, forget
 from runs_domain.storage.redis_client import PipelinedRedis
+from runs_domain.storage.redis_files import write_anew
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_push import RedisCancelPush
 from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
@@ -81,6 +82,7 @@ class Erasing:
         self._asked: set[RunId] = set()
         self._left: dict[str, list[str]] = {}
         """By step, so that one that is taken twice tells how it is now."""
+        self._not_covered: str | None = None
 
     # ---------------------------------------------------------------------------- the way in
 
@@ -214,6 +216,10 @@ class Erasing:
         busy = await self._until_free(self._erasure.rewrite)
         self._left["files"] = [f"{busy}: run this again"] if busy else []
 
+    async def write_redis_anew(self) -> None:
+        """Its append-only file still has every word that was streamed, until it is rewritten."""
+        self._not_covered = await write_anew(self._redis, self._clock)
+
     async def _until_free(self, work: Callable[[], Awaitable[None]]) -> TableBusy | None:
         for tries_left in reversed(range(BUSY_TRIES_MAX)):
             try:
@@ -247,6 +253,9 @@ class Erasing:
             before=before,
             after=None if before is None else await self._erasure.heads(before.position),
             left=[sentence for left in self._left.values() for sentence in left],
+            not_covered=NOT_COVERED
+            if self._not_covered is None
+            else (self._not_covered, *NOT_COVERED),
         )
 
 
@@ -260,6 +269,7 @@ STEPS: Final[tuple[Callable[[Erasing], Awaitable[None]], ...]] = (
     Erasing.end_late_runs,
     Erasing.clear,
     Erasing.rewrite,
+    Erasing.write_redis_anew,
     Erasing.finish,
 )
 

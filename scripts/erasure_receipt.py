@@ -1,13 +1,14 @@
 """What was erased, what stays, and whether the history is as it was: for people and as JSON."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from runs_domain.storage.erasure import NOT_COVERED, Heads, Record
+from runs_domain.storage.erasure import Heads, Record
 
 CLEARED = {
     "keys_revoked": "API keys revoked",
@@ -30,6 +31,8 @@ class Receipt(msgspec.Struct):
     after: Heads | None
     left: list[str]
     """What this erasure should have cleared and has not: a sentence each."""
+    not_covered: Sequence[str]
+    """What no erasure by this script reaches."""
 
     @property
     def untouched(self) -> bool | None:
@@ -63,7 +66,7 @@ def as_json(receipt: Receipt) -> str:
         "kept": kept,
         "cleared": msgspec.to_builtins({name: getattr(record, name) for name in CLEARED}),
         "left": receipt.left,
-        "notCovered": list(NOT_COVERED),
+        "notCovered": list(receipt.not_covered),
     }
     return json.dumps(said)
 
@@ -90,7 +93,7 @@ def as_text(receipt: Receipt) -> str:
     lines += ["cleared:"]
     lines += [f"  {getattr(record, name):>7} {what}" for name, what in CLEARED.items()]
     lines += ["NOT CLEARED:", *(f"  - {one}" for one in receipt.left)] if receipt.left else []
-    lines += ["not covered:", *(f"  - {one}" for one in NOT_COVERED)]
+    lines += ["not covered:", *(f"  - {one}" for one in receipt.not_covered)]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from tests.support.log_streams import Run
 from tests.support.operators import SCRIPTS, run_script
 from tests.support.servers import Database
 
-STEPS = 10
+STEPS = 11
 DESTROYED = 4
 """The step that destroys the key."""
 
