@@ -92,6 +92,8 @@ _DOMAIN: Final[dict[type[Exception], _Rule]] = {
     errors.VersionConflict: _Rule(409, "conflict", "The run changed meanwhile; try again"),
     errors.RunEnded: _Rule(409, "conflict", "The run has ended"),
     errors.IllegalTransition: _Rule(409, "conflict", "The run's state does not allow this"),
+    # Another process may be of the newer release that wrote it.
+    errors.UnknownEvent: _UNAVAILABLE,
     errors.ContentErased: _Rule(403, "forbidden", "The account was erased"),
     errors.StoreUnavailable: _UNAVAILABLE,
     errors.QueueUnavailable: _UNAVAILABLE,

@@ -370,10 +370,10 @@ async def test_the_history_shows_what_is_stored_not_what_it_is_read_as(
     state = state.replace(b'"model":"scripted/echo"', b'"engine":"scripted/echo","who":[1]')
     api.log._streams[run.run_id] = [replace(row, tag="run.requested.v0", state=state)]
 
-    def renamed(old: Json) -> tuple[str, Json]:
-        return "run.requested.v1", old | {"model": old["engine"]}
+    def renamed(old: Json) -> Json:
+        return old | {"model": old["engine"]}
 
-    rules = {"run.requested.v0": renamed}
+    rules = {"run.requested.v0": ("run.requested.v1", renamed)}
     monkeypatch.setattr(codec, "upcast", partial(upcast, rules=rules))
     (event,) = (await api.get(f"{run.path}/events")).json["data"]
     assert event["type"] == "run.requested.v0"

@@ -41,6 +41,10 @@ _DEFAULTS: Final[dict[type[Event], Json]] = {
     }
     for kind in SEALED
 }
+_STORED_NAMES: Final[dict[type[Event], dict[str, str]]] = {
+    kind: {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
+    for kind in SEALED
+}
 
 
 class Pieces(msgspec.Struct, frozen=True):
@@ -172,8 +176,9 @@ def _split(event: Event) -> tuple[Event, bytes | None]:
     defaults = _DEFAULTS.get(type(event))
     if defaults is None:
         return event, None
+    names = _STORED_NAMES[type(event)]
     content = {
-        name: value
+        names[name]: value
         for name, default in defaults.items()
         if (value := getattr(event, name)) != default
     }
@@ -235,7 +240,7 @@ def decode(
     if envelope.sealed is not None and not outline:
         data, erased = _opened(row, envelope, key)
     return Recorded(
-        event=_event(row, data),
+        event=_event(row, data, outline=outline),
         run_id=row.run_id,
         version=row.version,
         position=row.position,
@@ -294,18 +299,31 @@ def _opened(row: StoredRow, envelope: Envelope, key: DataKey | None) -> tuple[by
     return joined(data, _unsealed(row, envelope.sealed, key)), False
 
 
-def _event(row: StoredRow, data: bytes) -> Event:
+def _event(row: StoredRow, data: bytes, *, outline: bool) -> Event:
     try:
         known = _EVENTS.get(row.tag)
-        if known is not None:
-            event: Event = known.decode(data)
-            return event
-        tag, mapping = upcast(row.tag, msgspec.json.decode(data))
-        return msgspec.convert(mapping, TYPES[tag])
+        event: Event = _upcast(row, data) if known is None else known.decode(data)
     except UnknownEvent as error:
         raise UnknownEvent(f"event {row.version} of run {row.run_id}: {error}") from None
     except UNREADABLE:
         raise _corrupt(row) from None
+    if known is None and outline and type(event) in _DEFAULTS:
+        # What is sealed today may have stood in clear in the old shape.
+        return replace(event, **_DEFAULTS[type(event)])
+    return event
+
+
+def _upcast(row: StoredRow, data: bytes) -> Event:
+    """Raises UnknownEvent, HistoryCorrupt, and what msgspec raises for what no rule made fit."""
+    mapping = msgspec.json.decode(data, type=dict)
+    try:
+        tag, mapping = upcast(row.tag, mapping)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        where = f"event {row.version} of run {row.run_id}"
+        raise HistoryCorrupt(
+            f"{where}: the rule for {row.tag} cannot read it ({type(error).__name__})"
+        ) from error
+    return msgspec.convert(mapping, TYPES[tag])
 
 
 def _unsealed(row: StoredRow, sealed: str, key: DataKey) -> bytes:
