@@ -61,7 +61,7 @@ class _Clock(SystemClock):
         return self._at
 
 
-class _Keys(DataKeys):
+class KnownKeys(DataKeys):
     """Every account has KEY, until it is destroyed."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Story(Driven):
     """One run. Commands, as a worker gives them; `raw` for what no command makes yet."""
 
     def __init__(self, name: str) -> None:
-        self.keys = _Keys()
+        self.keys = KnownKeys()
         log = MemoryEventLog(SECRETS, _Clock())
         log.data_keys = self.keys  # type: ignore[misc]
         self.memory = log
