@@ -13,6 +13,7 @@ from runs_domain.ports import Job
 from runs_domain.sandbox_port import SandboxProvider
 from runs_domain.settings import Settings
 from runs_domain.storage.backing import Backing, backing
+from runs_domain.storage.batches import collect_seldom
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.crash_points import CrashPoints
 from runs_domain.storage.credentials import Credentials
@@ -176,6 +177,7 @@ async def _say_ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - the name is
 async def run_projector(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises BadSettings if the database was sealed otherwise."""
     await refuse_wrong_secret(settings)
+    collect_seldom()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

@@ -63,7 +63,11 @@ def outline(row: StoredRow) -> Recorded:
         opened: _Opened[Any] = decoder.decode(row.state)
     except codec.UNREADABLE:
         return _slowly(row, None, outline=True)
-    if (opened.run_id, opened.version, opened.type) != (row.run_id, row.version, row.tag):
+    if (
+        opened.run_id.int != row.run_id.int  # ten times as fast as comparing UUIDs
+        or opened.version != row.version
+        or opened.type != row.tag
+    ):
         return _slowly(row, None, outline=True)
     return Recorded(
         event=opened.data,

@@ -35,15 +35,19 @@ COURTESY_SECONDS_MAX: Final = 0.25
 READ_SECONDS_MAX: Final = 30.0
 
 _ROWS: Final = """
-SELECT originator_id, originator_version, coalesce(topic, ''), coalesce(state, ''), notification_id
+SELECT array_agg(originator_id ORDER BY notification_id),
+    array_agg(originator_version ORDER BY notification_id),
+    array_agg(coalesce(topic, '') ORDER BY notification_id),
+    array_agg(coalesce(state, '') ORDER BY notification_id),
+    array_agg(notification_id ORDER BY notification_id)
 FROM (
     SELECT *, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state)
         AS bytes_before
     FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
 ) AS batch
 WHERE coalesce(bytes_before, 0) < %s
-ORDER BY notification_id
 """
+"""As columns: one row of arrays is read with half of the work that many rows take."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -189,8 +193,8 @@ class LogWindow:
             if kept is not None:
                 return kept
             wanted = (place, STRETCH_EVENTS_MAX, STRETCH_BYTES_MAX)
-            rows = [StoredRow(*row) for row in await self._connection.fetch(_ROWS, wanted)]
-            stretch = _Stretch(place, rows)
+            (columns,) = await self._connection.fetch(_ROWS, wanted)
+            stretch = _Stretch(place, list(map(StoredRow, *columns)) if columns[0] else [])
             if stretch.outlines:
                 await self._make_room(stretch.size)
                 self._kept.append(stretch)

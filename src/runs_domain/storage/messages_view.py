@@ -69,10 +69,9 @@ class MessagesView:
         self._data_keys = data_keys
 
     async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
-        keys = await self._data_keys.for_reading(recorded.subject for recorded in batch)
-        streams = by_run(
-            one for one in batch if type(one.event) in _LOOKS_INTO and keys[one.subject] is not None
-        )
+        made = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
+        keys = await self._data_keys.for_reading(some[0].subject for some in made.values())
+        streams = {run: some for run, some in made.items() if keys[some[0].subject] is not None}
         begun = [
             run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
         ]

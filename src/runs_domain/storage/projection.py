@@ -173,8 +173,9 @@ class Projection:
             raise FoldFailed(part.rows, part.failure)
         if not self._view.needs_content:
             return part.outlines
+        subjects = {one.subject.int: one.subject for one in part.outlines}
         try:
-            keys = await self._data_keys.for_reading(one.subject for one in part.outlines)
+            keys = await self._data_keys.for_reading(subjects.values())
         except Exception as error:
             _raise_passing(error)
             raise FoldFailed(part.rows[: len(part.outlines)], error) from error
