@@ -19,8 +19,9 @@ from runs_domain.ports import Recorded
 from runs_domain.state import RunState, has_finished
 
 Phase: TypeAlias = Literal["queue", "model", "tools", "takeover", "closing"]
-Outcome: TypeAlias = Literal["done", "failed", "interrupted", "lost", "open"]
-"""`lost`: its worker died, and nothing of it is kept. `open`: it has not ended yet."""
+Outcome: TypeAlias = Literal["done", "failed", "interrupted", "lost", "untold", "open"]
+"""`lost`: its worker died, and nothing of it is kept. `untold`: it has ended, how is erased.
+`open`: it has not ended yet."""
 
 
 class Step(Struct, frozen=True):
@@ -31,7 +32,8 @@ class Step(Struct, frozen=True):
     """The event that it came after."""
     ended: Version | None
     seconds: float | None
-    """Of a step that was cut off or lost: until that was written down. None while it is open."""
+    """Of a step that was cut off or lost: until that was written down. None while it is open, and
+    where its end cannot be told, which leaves `ended` out too."""
     outcome: Outcome
     call_id: str | None = None
     usage: Usage | None = None
@@ -97,7 +99,7 @@ class Steps:
                 names = {p["toolCallId"]: tool_of(p) for p in before.parts if "toolCallId" in p}
                 self._running |= {call: (mark, names.get(call, "")) for call in call_ids}
             case events.MessagePersisted():
-                self._take_message(one.event, mark, before)
+                self._take_message(one.event, mark, before, erased=one.erased)
             case events.Completed() | events.Failed() | events.Cancelled():
                 failed = isinstance(one.event, events.Failed)
                 outcome: Outcome = "failed" if failed else "interrupted"
@@ -113,10 +115,8 @@ class Steps:
     def all(self) -> tuple[Step, ...]:
         """In the order in which they began; those that have not ended are `open`."""
         unfinished = [
-            Step(kind="tool", name=name, began=mark.version, ended=None, seconds=None,
-                 outcome="open", call_id=call)
-            for call, (mark, name) in self._running.items()
-        ]  # fmt: skip
+            _call(call, name, since, None, "open") for call, (since, name) in self._running.items()
+        ]
         if self._queued is not None:
             unfinished.append(_open_step("queue", "", self._queued))
         if self._calls_model and self._last is not None:
@@ -129,7 +129,11 @@ class Steps:
         idle = after.open_calls or isinstance(event, events.ToolStarted)
         return after.started and after.ending is None and not has_finished(after) and not idle
 
-    def _take_message(self, event: events.MessagePersisted, mark: _Mark, before: RunState) -> None:
+    def _take_message(
+        self, event: events.MessagePersisted, mark: _Mark, before: RunState, *, erased: bool
+    ) -> None:
+        if erased:
+            self._take_untold(event, mark)
         for part in event.parts:
             self._end_call(part, mark, interrupted=event.interrupted)
         if event.finish_reason is not None:
@@ -140,6 +144,17 @@ class Steps:
                 self._done[-1] = replace(found, outcome="interrupted", ended=mark.version)
             else:
                 self._add_model_call(mark, "interrupted", event)
+
+    def _take_untold(self, event: events.MessagePersisted, mark: _Mark) -> None:
+        """An erased message does not say whose results it has, unless one call alone was out."""
+        if event.finish_reason is None and len(self._running) == 1:
+            ((call, (since, name)),) = self._running.items()
+            self._running.clear()
+            self._done.append(_call(call, name, since, mark, "untold"))
+        elif event.finish_reason is not None or event.interrupted:
+            for call, (since, name) in self._running.items():
+                self._done.append(_call(call, name, since, None, "untold"))
+            self._running.clear()
 
     def _was_just_lost(self) -> bool:
         """The worker that took over has found what the lost one had streamed."""
@@ -191,17 +206,8 @@ class Steps:
             return
         since, name = begun
         failed: Outcome = "interrupted" if interrupted else "failed"
-        self._done.append(
-            Step(
-                kind="tool",
-                name=name,
-                began=since.version,
-                ended=mark.version,
-                seconds=(mark.at - since.at).total_seconds(),
-                outcome="done" if part.get("state") == "output-available" else failed,
-                call_id=part["toolCallId"],
-            )
-        )
+        outcome = "done" if part.get("state") == "output-available" else failed
+        self._done.append(_call(part["toolCallId"], name, since, mark, outcome))
 
     def _end_queue(self, mark: _Mark, outcome: Outcome) -> None:
         queued, self._queued = self._queued, None
@@ -209,6 +215,18 @@ class Steps:
             seconds = (mark.at - queued.at).total_seconds()
             step = replace(_open_step("queue", "", queued), ended=mark.version, seconds=seconds)
             self._done.append(replace(step, outcome=outcome))
+
+
+def _call(call_id: str, name: str, since: _Mark, end: _Mark | None, outcome: Outcome) -> Step:
+    return Step(
+        kind="tool",
+        name=name,
+        began=since.version,
+        ended=None if end is None else end.version,
+        seconds=None if end is None else (end.at - since.at).total_seconds(),
+        outcome=outcome,
+        call_id=call_id,
+    )
 
 
 def _open_step(kind: Literal["queue", "model"], name: str, since: _Mark) -> Step:
