@@ -24,10 +24,13 @@ from tests.support.erasures import CANARY, NAME, Place, furnished, opened_log, p
 from tests.support.log_streams import Run
 from tests.support.operators import SCRIPTS, run_script
 from tests.support.servers import Database
+from workers.stack.servers import Servers
 
 STEPS = 11
 DESTROYED = 4
 """The step that destroys the key."""
+PIECE = 12
+"""So many bytes of a secret are found by no chance."""
 
 
 @pytest.fixture
@@ -320,6 +323,50 @@ async def test_who_still_sees_the_old_rows_is_named(place: Place, table: str) ->
         (left,) = receipt["left"]
         assert "a long dump (pid " in left
     assert place.erase()["complete"] is True
+
+
+async def test_no_byte_of_the_name_or_the_wrapped_key_stays_in_the_tables_files(
+    place: Place, servers: Servers
+) -> None:
+    """The rows that lie last on a full page: nothing that VACUUM moves would write over them."""
+    place.query(
+        "INSERT INTO accounts (account_id, kind, name)"
+        " SELECT gen_random_uuid(), 'person', encode(sha256(number::text::bytea), 'hex')"
+        " FROM generate_series(1, 500) AS number"
+    )
+    place.query(
+        "INSERT INTO account_data_keys (account_id, wrapped, secret_version)"
+        " SELECT account_id, sha512(convert_to(name, 'UTF8')), 1 FROM accounts"
+        " ON CONFLICT DO NOTHING"
+    )
+    for table, secret_bytes in (
+        ("accounts", "convert_to(name, 'UTF8')"),
+        ("account_data_keys", "wrapped"),
+    ):
+        ((place.account, secret),) = place.query(
+            f"SELECT account_id, {secret_bytes} FROM {table}"  # noqa: S608 - no values
+            " WHERE (ctid::text::point)[0] = 0 ORDER BY (ctid::text::point)[1] DESC LIMIT 1"
+        )
+        assert secret in files_of(servers, place, table)
+        assert place.erase()["complete"] is True
+        left = files_of(servers, place, table)
+        assert not [at for at in range(len(secret) - PIECE) if secret[at : at + PIECE] in left]
+
+
+def test_what_the_planner_keeps_of_tables_has_no_name_and_no_wrapped_key(place: Place) -> None:
+    place.query("ANALYZE")
+    columns = place.query(
+        "SELECT tablename, attname FROM pg_stats WHERE tablename IN ('accounts', 'account_data_keys')"
+    )
+    assert ("accounts", "kind") in columns
+    assert not {("accounts", "name"), ("account_data_keys", "wrapped")} & set(columns)
+
+
+def files_of(servers: Servers, place: Place, *tables: str) -> bytes:
+    """What PostgreSQL has of them on its disk."""
+    place.query("CHECKPOINT")
+    paths = [place.query("SELECT pg_relation_filepath(%s::regclass)", one)[0][0] for one in tables]
+    return b"".join((servers.places.postgres / path).read_bytes() for path in paths)
 
 
 async def test_exports_and_sandboxes_of_the_account_go_and_those_of_others_stay(
