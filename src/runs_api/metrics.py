@@ -1,10 +1,11 @@
-"""What `/metrics` tells a Prometheus server: the job system, and whether the parts answer.
+"""What `/metrics` tells a Prometheus server: jobs, views, and whether the parts answer.
 
 Every label has few values that are known beforehand; no account, run or worker is one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +18,7 @@ from runs_domain.ports import Clock
 from runs_domain.storage.fleet_counters import FLEET_COUNTERS
 from runs_domain.storage.job_stats import JobStats
 from runs_domain.storage.store_stats import StoreStats
+from runs_domain.storage.view_stats import ViewStats
 
 KEPT_SECONDS: Final = 1.0
 """However many ask, the parts are asked once in this time."""
@@ -76,6 +78,7 @@ class _Reading(Collector):
         yield up
         if self._store is not None:
             yield from _unfinished(self._store)
+            yield from _views(self._store.views)
         if self._stats is not None:
             yield from _gauges(self._stats)
             for name, count in self._stats.counters.items():
@@ -97,6 +100,37 @@ def _unfinished(store: StoreStats) -> Iterator[Metric]:
         ),
     ):
         yield GaugeMetricFamily(f"runledger_{name}", what, value=value)
+
+
+def _views(views: Sequence[ViewStats]) -> Iterator[Metric]:
+    if not views:
+        return
+    yield GaugeMetricFamily(
+        "runledger_log_position", "Of the last event of the log", value=views[0].head
+    )
+    for name, what, value in (
+        ("position", "Of the last event of the log that is in the view", attrgetter("position")),
+        (
+            "behind_positions",
+            "Positions of the log that are not in the view: at least as many as events",
+            attrgetter("behind"),
+        ),
+        (
+            "behind_seconds",
+            "Since the oldest event that is not in the view; 0 = all are",
+            attrgetter("behind_seconds"),
+        ),
+        ("stopped", "1 = the view waits before an event that it cannot take", _is_stopped),
+    ):
+        gauge = GaugeMetricFamily(f"runledger_view_{name}", what, labels=["view"])
+        for view in views:
+            if value(view) is not None:
+                gauge.add_metric([view.name], value(view))
+        yield gauge
+
+
+def _is_stopped(view: ViewStats) -> float:
+    return float(view.is_stopped)
 
 
 def _gauges(stats: JobStats) -> Iterator[Metric]:

@@ -2,17 +2,26 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from runs_domain.ids import Position
 from runs_domain.storage.fleet_counters import FLEET_COUNTERS
 from runs_domain.storage.job_stats import AccountJobs, JobStats, WorkerJobs
 from runs_domain.storage.store_stats import StoreStats
+from runs_domain.storage.view_stats import ViewStats
 from tests.support.api import NO_JOBS, Api
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "ops" / "metrics.md"
 LABEL_VALUES = {"queued", "taken", "waiting", "delayed", "held", "postgres", "redis"}
+VIEWS = (
+    ViewStats("runs", Position(90), is_stopped=False, head=Position(90), behind_seconds=0.0),
+    ViewStats("messages", Position(70), is_stopped=True, head=Position(90), behind_seconds=12.5),
+    ViewStats("credits", Position(80), is_stopped=False, head=Position(90), behind_seconds=None),
+)
 WORKER = WorkerJobs(
     "host:1:canary", slots=4, running=3, leases=3, lease_age_seconds=0.5, silent_seconds=1.0
 )
@@ -54,7 +63,7 @@ async def samples(api: Api) -> Samples:
 
 
 async def test_it_tells_where_jobs_are_and_what_workers_counted() -> None:
-    api = Api(stats=BUSY, unfinished=StoreStats(2, 9, 61.5))
+    api = Api(stats=BUSY, unfinished=StoreStats(2, 9, 61.5, VIEWS))
 
     told = await samples(api)
 
@@ -62,6 +71,18 @@ async def test_it_tells_where_jobs_are_and_what_workers_counted() -> None:
         ("runledger_dead_letters_open", ""): 2,
         ("runledger_runs_open", ""): 9,
         ("runledger_runs_still_seconds_max", ""): 61.5,
+        ("runledger_log_position", ""): 90,
+        ("runledger_view_position", "runs"): 90,
+        ("runledger_view_position", "messages"): 70,
+        ("runledger_view_position", "credits"): 80,
+        ("runledger_view_behind_positions", "runs"): 0,
+        ("runledger_view_behind_positions", "messages"): 20,
+        ("runledger_view_behind_positions", "credits"): 10,
+        ("runledger_view_behind_seconds", "runs"): 0,
+        ("runledger_view_behind_seconds", "messages"): 12.5,
+        ("runledger_view_stopped", "runs"): 0,
+        ("runledger_view_stopped", "messages"): 1,
+        ("runledger_view_stopped", "credits"): 0,
         ("runledger_up", "postgres"): 1,
         ("runledger_up", "redis"): 1,
         ("runledger_jobs", "queued"): 1,
@@ -86,6 +107,21 @@ async def test_invariant_6_no_account_run_or_worker_is_named() -> None:
 
     assert {label for _, label in await samples(api) if label} == LABEL_VALUES
     assert b"canary" not in (await api.get("/metrics", {})).body
+
+
+async def test_a_stopped_view_does_not_keep_runs_from_being_accepted() -> None:
+    api = Api(unfinished=StoreStats(0, 0, 0.0, VIEWS))
+
+    assert (await api.get("/readyz", {})).status == 200
+
+
+async def test_every_gauge_is_documented_and_every_documented_one_is_told() -> None:
+    api = Api(stats=BUSY, unfinished=StoreStats(2, 9, 61.5, VIEWS))
+    told = {name for name, _ in await samples(api) if not name.endswith("_total")}
+
+    table = DOCUMENT.read_text("utf-8").partition("## Gauges")[2].partition("## Counters")[0]
+    rows = [row.partition(" | ")[0] for row in table.splitlines() if row.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(runledger_\w+)", row)} == told
 
 
 async def test_without_redis_its_samples_are_absent_and_it_is_down() -> None:

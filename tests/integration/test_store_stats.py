@@ -5,12 +5,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from runs_domain.settings import Secret
-from runs_domain.storage import store_stats
+from runs_domain.storage import store_stats, view_stats
 from runs_domain.storage.connection import ReconnectingConnection
-from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
+from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS, open_log
 from runs_domain.storage.store_stats import StoreStats, read_store_stats
+from runs_domain.storage.view_stats import ViewStats
+from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
 
 STILL_SECONDS = 100.0
@@ -53,7 +57,7 @@ def load(admin: psycopg.Connection[Any], count: int, *, is_open: bool = True) ->
 async def test_open_runs_are_counted_and_the_stillest_is_told(
     admin: psycopg.Connection[Any], looks: ReconnectingConnection
 ) -> None:
-    assert await read_store_stats(looks) == StoreStats(0, 0, 0.0)
+    assert replace(await read_store_stats(looks), views=()) == StoreStats(0, 0, 0.0)
     load(admin, 9, is_open=False)
     load(admin, 3)
 
@@ -98,3 +102,60 @@ async def test_runs_at_rest_are_not_looked_at(
 
     assert "Index Scan using run_heads_open on run_heads" in plan
     assert "Seq Scan on run_heads" not in plan
+
+
+async def test_views_tell_how_far_behind_the_log_they_are(
+    admin: psycopg.Connection[Any], looks: ReconnectingConnection, database: Database
+) -> None:
+    async with open_log(Secret(database.url), SECRETS, SystemClock()) as log:
+        run = Run(log)
+        await run.start()
+        first, *_, last = await log.read(run.run_id)
+    admin.execute("UPDATE checkpoints SET position = %s WHERE name = 'runs'", [last.position])
+    admin.execute(
+        "UPDATE checkpoints SET stopped_position = 1, stopped_error = '', stopped_at = now()"
+        " WHERE name = 'messages'"
+    )
+
+    views = {view.name: view for view in (await read_store_stats(looks)).views}
+
+    assert views.keys() == {"runs", "messages", "credits", "sandboxes"}
+    assert views["runs"] == ViewStats("runs", last.position, False, last.position, 0.0)
+    assert (views["messages"].is_stopped, views["credits"].is_stopped) == (True, False)
+    assert views["messages"].behind == last.position
+    ((now,),) = await looks.fetch("SELECT now()")
+    age = (now - first.at).total_seconds()
+    assert 0 <= age - (views["credits"].behind_seconds or 0.0) < SPARE_SECONDS
+
+
+async def test_an_event_without_a_time_keeps_no_metric_from_being_told(
+    admin: psycopg.Connection[Any], looks: ReconnectingConnection
+) -> None:
+    """Whatever somebody may have put there."""
+    for version, state in enumerate(
+        (None, b"", b"\x80\xff", b'{"at":"2026-99-01T00:00:00Z"', b'{"at":"\\' + bytes(300)), 1
+    ):
+        admin.execute("TRUNCATE stored_events")
+        admin.execute(
+            "INSERT INTO stored_events (originator_id, originator_version, topic, state)"
+            " VALUES (gen_random_uuid(), %s, 'tag', %s)",
+            [version, state],
+        )
+
+        for view in (await read_store_stats(looks)).views:
+            assert (view.behind, view.behind_seconds) == (version, None)
+
+
+async def test_views_are_looked_up_and_the_log_is_not_read(
+    admin: psycopg.Connection[Any], looks: ReconnectingConnection
+) -> None:
+    admin.execute(
+        "INSERT INTO stored_events (originator_id, originator_version, topic, state)"
+        " SELECT gen_random_uuid(), 1, 'tag', '\\x7b7d' FROM generate_series(1, 5000)"
+    )
+    admin.execute("VACUUM ANALYZE stored_events")
+    plan = await looks.fetch("EXPLAIN (ANALYZE, BUFFERS, FORMAT TEXT) " + view_stats._STATS)
+    text = "\n".join(line for (line,) in plan)
+
+    assert "Seq Scan on stored_events" not in text
+    assert "Disabled: true" not in text.partition("stored_events")[2]

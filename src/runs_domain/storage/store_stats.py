@@ -1,4 +1,4 @@
-"""One cheap reading of what PostgreSQL knows of work that is not done: for metrics."""
+"""One cheap reading of what is not done, runs and views, as PostgreSQL knows it: for metrics."""
 
 from typing import Final
 
@@ -6,6 +6,7 @@ import msgspec
 
 from runs_domain.storage.connection import Fetches
 from runs_domain.storage.lean_reads import UNFINISHED
+from runs_domain.storage.view_stats import ViewStats, read_view_stats
 
 OPEN_RUNS_MAX: Final = 5_000
 """Counted and looked at, by id; it bounds a reading to some 10 ms however many wait."""
@@ -24,9 +25,15 @@ class StoreStats(msgspec.Struct, frozen=True):
     """At most OPEN_RUNS_MAX. Without those that are withheld: each has, or had, its letter."""
     still_seconds_max: float
     """Since the last event of the open run that has been without one for longest; 0 = none."""
+    views: tuple[ViewStats, ...] = ()
 
 
 async def read_store_stats(connection: Fetches) -> StoreStats:
     """Raises StoreUnavailable. `connection` is one with LOOK_UP_SETTINGS: no scan of all runs."""
     ((letters, runs, still),) = await connection.fetch(_STATS, (OPEN_RUNS_MAX,))
-    return StoreStats(open_letters=letters, open_runs=runs, still_seconds_max=max(0.0, still))
+    return StoreStats(
+        open_letters=letters,
+        open_runs=runs,
+        still_seconds_max=max(0.0, still),
+        views=await read_view_stats(connection),
+    )
