@@ -1,6 +1,5 @@
 """A seeded log to measure on: servers of its own, and the operators' scripts as commands."""
 
-import asyncio
 import json
 import os
 import subprocess
@@ -157,16 +156,12 @@ def largest_account(place: Place) -> AccountId:
     return AccountId(account)
 
 
-def key_of(place: Place, account: AccountId) -> str:
+async def key_of(place: Place, account: AccountId) -> str:
     """A new API key of the account's."""
-
-    async def mint() -> str:
-        owner = ReconnectingConnection(Secret(place.admin_url), name="bench")
-        secrets = ServerSecrets({1: Secret(place.env["RUNLEDGER_SECRET"])}, current=1)
-        try:
-            minted = await Accounts(owner, secrets, KEY_PREFIX).mint_key(account)
-        finally:
-            await owner.close()
-        return minted.secret.reveal()
-
-    return asyncio.run(mint())
+    owner = ReconnectingConnection(Secret(place.admin_url), name="bench")
+    secrets = ServerSecrets({1: Secret(place.env["RUNLEDGER_SECRET"])}, current=1)
+    try:
+        minted = await Accounts(owner, secrets, KEY_PREFIX).mint_key(account)
+    finally:
+        await owner.close()
+    return minted.secret.reveal()
