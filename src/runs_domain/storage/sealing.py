@@ -155,6 +155,18 @@ def unwraps(secrets: ServerSecrets, account: AccountId, row: WrappedKey) -> bool
     return True
 
 
+def opened_keys(
+    secrets: ServerSecrets, rows: Mapping[AccountId, WrappedKey]
+) -> Mapping[AccountId, DataKey | None]:
+    """Each account's key, None if it was destroyed; nothing is kept. Raises HistoryCorrupt,
+    UnknownSecretVersion.
+    """
+    return {
+        account: None if row.wrapped is None else _unwrapped(secrets, account, row.wrapped, row)
+        for account, row in rows.items()
+    }
+
+
 def _unwrapped(
     secrets: ServerSecrets, account: AccountId, wrapped: bytes, row: WrappedKey
 ) -> DataKey:

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Make views anew from the log, beside those that are read: `scripts/rebuild_projections.py`.
+
+Names views, or none for all of them: runs, messages, credits, sandboxes. Every row is folded anew
+into a shadow table while clients, workers and the projector go on; then the shadow takes the
+view's place, at the log's end, within the blink of a lock. The old table stays until then. Run it
+with .venv/bin/python; it needs RUNLEDGER_ADMIN_DATABASE_URL, the owner's role, and the processes'
+RUNLEDGER_* settings.
+
+A rebuild that was killed, or whose disk was full, goes on where it was when the same command is
+given again; --restart begins anew, --discard only throws away what is left of it, --status says
+what there is.
+
+--from-position P makes anew the rows of every run that has an event after position P, and copies
+the others as they stand, right or wrong: for repairs after a fault that began at P. A view whose
+checkpoint lies before P is made anew from its checkpoint on.
+
+--dry-run changes nothing: it folds the log up to each view's checkpoint, and the rest of it to see
+that it can be folded, and prints the rows that a rebuild would change, of one moment.
+
+Exit 0: done, or nothing would change. 1: it failed, or rows would change. 2: bad arguments or
+settings.
+"""
+
+from operator_script import leave_with, told  # isort: split
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from typing import Final
+
+from view_findings import print_findings
+from work_progress import shown
+
+from runs_domain.errors import UnknownView
+from runs_domain.ids import Position
+from runs_domain.keys import secrets_of
+from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.storage.rebuild import Asked, Rebuilt, rebuild
+from runs_domain.storage.rebuild_load import NAME
+from runs_domain.storage.rebuild_state import describe, discard, state
+from runs_domain.storage.view_check import CheckJob, check_views
+from runs_domain.storage.view_folds import folding
+
+PROGRAM: Final = "rebuild_projections"
+ADMIN_URL: Final = "RUNLEDGER_ADMIN_DATABASE_URL"
+WORKERS_MAX: Final = 64
+SHOWN: Final = 20
+SHOWN_MAX: Final = 1_000_000
+
+
+def main() -> int:
+    parser = _parser()
+    options = parser.parse_args()
+    if options.dry_run and options.restart:
+        parser.error("--dry-run leaves nothing behind, so there is nothing to restart")
+    try:
+        views = tuple(view.name for view in folding(options.views))
+    except UnknownView as error:
+        parser.error(str(error))
+
+    def work() -> int:
+        settings = load(os.environ)
+        if not settings.admin_database_url:
+            raise BadSettings(f"{ADMIN_URL} is not set: tables are the owner's")
+        return asyncio.run(_run(settings, views, options))
+
+    return told(PROGRAM, ADMIN_URL, NAME, work)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"scripts/{PROGRAM}.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="names of views; none = all")
+    parser.add_argument(
+        "--workers",
+        type=_whole(1, WORKERS_MAX),
+        default=min(os.cpu_count() or 1, WORKERS_MAX),
+        help="processes that fold at once, each with a core of its own and one of PostgreSQL's"
+        " sessions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--from-position",
+        type=_whole(0, 2**63 - 1),
+        metavar="P",
+        help="only runs with an event after this position; the others are copied",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="say what would change")
+    what.add_argument("--status", action="store_true", help="say what is under way or left behind")
+    what.add_argument("--discard", action="store_true", help="throw away what was left behind")
+    parser.add_argument("--restart", action="store_true", help="throw that away and begin anew")
+    parser.add_argument(
+        "--limit",
+        type=_whole(0, SHOWN_MAX),
+        default=SHOWN,
+        help="rows of each view that --dry-run prints (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    return parser
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def whole(given: str) -> int:
+        if not (given.isascii() and given.isdecimal() and least <= int(given[:20]) <= most):
+            raise argparse.ArgumentTypeError(f"it takes a whole number from {least} to {most}")
+        return int(given)
+
+    return whole
+
+
+async def _run(settings: Settings, views: tuple[str, ...], options: argparse.Namespace) -> int:
+    url = settings.admin_database_url
+    if options.status:
+        found = await state(url)
+        if not found.entries and found.owner_pid is None:
+            print("no rebuild is under way, and none was left behind")
+        else:
+            what = "left behind" if found.owner_pid is None else "under way"
+            print(f"{what}: {describe(found)}")
+        return 0
+    if options.discard:
+        print("thrown away" if await discard(url) else "nothing was left behind")
+        return 0
+    if options.dry_run:
+        return await _dry_run(settings, views, options)
+    asked = Asked(views, options.workers, options.from_position, options.restart)
+    with shown(PROGRAM) as show:
+        rebuilt = await rebuild(url, secrets_of(settings), asked, show)
+    _print_json(rebuilt) if options.json else _print(rebuilt)
+    return 0
+
+
+async def _dry_run(settings: Settings, views: tuple[str, ...], options: argparse.Namespace) -> int:
+    job = CheckJob(
+        url=settings.admin_database_url,
+        secrets=secrets_of(settings),
+        views=views,
+        workers=options.workers,
+        limit=options.limit,
+        to_the_end=True,
+        changed_after=None if options.from_position is None else Position(options.from_position),
+    )
+    with shown(PROGRAM) as show:
+        found = await check_views(job, show)
+    return print_findings(found, as_json=options.json, would=True)
+
+
+def _print(rebuilt: Rebuilt) -> None:
+    for view in rebuilt.views:
+        print(
+            f"{view}: rebuilt up to position {rebuilt.positions[view]},"
+            f" swapped in {rebuilt.swap_ms[view]:g} ms"
+        )
+    pace = rebuilt.events / rebuilt.seconds if rebuilt.seconds else 0
+    print(f"{rebuilt.events:,} events in {rebuilt.seconds:.1f} s, {pace:,.0f} events/s")
+
+
+def _print_json(rebuilt: Rebuilt) -> None:
+    print(
+        json.dumps(
+            {
+                "views": list(rebuilt.views),
+                "events": rebuilt.events,
+                "seconds": round(rebuilt.seconds, 3),
+                "events_per_second": round(rebuilt.events / rebuilt.seconds),
+                "load_seconds": round(rebuilt.load_seconds, 3),
+                "swap_ms": max(rebuilt.swap_ms.values(), default=0.0),
+                "swaps_ms": dict(rebuilt.swap_ms),
+                "positions": dict(rebuilt.positions),
+                "pinned_position": rebuilt.pinned_position,
+                "resumed": rebuilt.resumed,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    leave_with(main)

@@ -1,0 +1,163 @@
+"""Connections of scripts that read or write for minutes: no deadline a statement, but none of a
+server that has gone is waited for without end.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.settings import Secret
+from runs_domain.storage.connection import Connection, done_in_time, unavailable
+
+CONNECT_SECONDS_MAX: Final = 5
+STATEMENT_SECONDS_MAX: Final = 60.0
+"""Unless it is said otherwise."""
+ALIVE: Final[dict[str, Any]] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Of the TCP connection: a host that is silent for a minute is gone."""
+IN_ORDER: Final = {
+    "timezone": "UTC",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashagg": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+"""For reads of a range of the log by run: straight along the primary key, whatever the statistics
+of a table say that was just filled."""
+
+_SAYS: Final = {
+    "53100": "its disk is full",
+    "53200": "it is out of memory",
+    "53300": "it has no connection left",
+    "53400": "a limit of its configuration is reached",
+    "42501": "its role may not do this",
+    "42P01": "a table is not there: was the database migrated?",
+}
+
+SyncConnection = psycopg.Connection[TupleRow]
+T = TypeVar("T")
+
+
+class ServerFailed(RunledgerError):
+    """PostgreSQL could not do it; what it had begun is undone. The message is for operators."""
+
+
+class DiskFull(ServerFailed):
+    pass
+
+
+def options_of(parameters: dict[str, str]) -> str:
+    return " ".join(f"-c {key}={value}" for key, value in parameters.items())
+
+
+def connect(url: Secret, *, name: str, parameters: dict[str, str]) -> SyncConnection:
+    """In autocommit. Raises StoreUnavailable."""
+    try:
+        return psycopg.connect(
+            url.reveal(),
+            autocommit=True,
+            application_name=name,
+            options=options_of(parameters),
+            connect_timeout=CONNECT_SECONDS_MAX,
+            **ALIVE,
+        )
+    except psycopg.errors.ConnectionTimeout:
+        sentence = f"{name}: no connection within {CONNECT_SECONDS_MAX} s"
+        raise StoreUnavailable(sentence) from None
+    except psycopg.Error as error:
+        raise unavailable(name, error) from None
+
+
+def told(error: psycopg.Error, doing: str, name: str) -> RunledgerError:
+    """What to raise for the server's error: its own sentence may quote values."""
+    state = error.sqlstate or ""
+    if state in _SAYS:
+        kind = DiskFull if state == "53100" else ServerFailed
+        return kind(f"PostgreSQL failed while {doing}: {_SAYS[state]}")
+    if isinstance(error, psycopg.OperationalError):
+        return unavailable(name, error)
+    return ServerFailed(f"PostgreSQL failed while {doing}: {type(error).__name__} {state}".rstrip())
+
+
+class LongConnection:
+    """One session, in autocommit: its locks and settings last until it ends, and it never comes
+    back by itself. Every method raises StoreUnavailable and what `told` makes of an error.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.connection = connection
+        self._name = name
+
+    async def fetch(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[TupleRow]:
+        async def query(connection: Connection) -> list[TupleRow]:
+            cursor = await connection.execute(sql.encode(), parameters, binary=True)
+            return await cursor.fetchall()
+
+        return await self.run(query, doing="asking")
+
+    async def do(
+        self,
+        sql: str,
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        doing: str = "writing",
+        seconds_max: float = STATEMENT_SECONDS_MAX,
+    ) -> int:
+        """How many rows it concerned."""
+
+        async def execute(connection: Connection) -> int:
+            return (await connection.execute(sql.encode(), parameters or None)).rowcount
+
+        return await self.run(execute, doing=doing, seconds_max=seconds_max)
+
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        doing: str,
+        seconds_max: float = STATEMENT_SECONDS_MAX,
+    ) -> T:
+        task = asyncio.ensure_future(work(self.connection))
+        if not await done_in_time(task, self.connection, seconds_max):
+            raise StoreUnavailable(f"{self._name}: no answer within {seconds_max:g} s")
+        try:
+            return task.result()
+        except psycopg.Error as error:
+            raise told(error, doing, self._name) from error
+
+
+@asynccontextmanager
+async def open_session(
+    url: Secret, *, name: str, parameters: dict[str, str]
+) -> AsyncIterator[LongConnection]:
+    """Raises StoreUnavailable."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            connection = await AsyncConnection.connect(
+                url.reveal(),
+                autocommit=True,
+                application_name=name,
+                options=options_of(parameters),
+                **ALIVE,
+            )
+    except TimeoutError:
+        raise StoreUnavailable(f"{name}: no connection within {CONNECT_SECONDS_MAX} s") from None
+    except psycopg.Error as error:
+        raise unavailable(name, error) from None
+    try:
+        yield LongConnection(connection, name)
+    finally:
+        await connection.close()

@@ -1,0 +1,371 @@
+"""Makes views anew from the log, beside the ones that are read, and swaps them in.
+
+One pass over the log fills the shadows of all views that are asked for, up to a pinned position;
+then indexes, what came meanwhile, and the swap. A rebuild that was killed goes on where it was.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import psycopg
+
+import runs_domain
+from runs_domain.ids import Position
+from runs_domain.keys import ServerSecrets
+from runs_domain.settings import Secret
+from runs_domain.storage import rebuild_book as book
+from runs_domain.storage import rebuild_shadow as shadows
+from runs_domain.storage import run_ranges
+from runs_domain.storage.data_key_rows import PostgresDataKeys
+from runs_domain.storage.identity import SystemClock, uuid7
+from runs_domain.storage.long_work import LongConnection, ServerFailed, open_session
+from runs_domain.storage.rebuild_book import Entry
+from runs_domain.storage.rebuild_catch_up import LAST_EVENTS_MAX, Behind, CatchUp
+from runs_domain.storage.rebuild_likeness import Likeness, as_text, hindrances, likeness
+from runs_domain.storage.rebuild_load import NAME, LoadJob, load
+from runs_domain.storage.rebuild_pool import in_processes
+from runs_domain.storage.rebuild_state import (
+    OWNER,
+    CannotRebuild,
+    alone,
+    describe,
+    state_of,
+    throw_away,
+)
+from runs_domain.storage.sealing import DataKeys
+from runs_domain.storage.views import named
+
+INDEX_SECONDS_MAX: Final = 24 * 3600.0
+SWAP_SECONDS_MAX: Final = 3600.0
+"""How long a swap waits for whoever reads a view in a long transaction, a dump say."""
+SWAP_PAUSE_SECONDS: Final = (0.05, 2.0)
+"""Between two tries of a swap: the first, and the longest."""
+DROP_TRIES_MAX: Final = 5
+BLOCKED_NOTE_SECONDS: Final = 3.0
+LEFT_PAUSE_SECONDS: Final = 0.5
+LEFT_TRIES_MAX: Final = 20
+"""Of ranges that a dying worker of a killed rebuild still holds."""
+
+_END: Final = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
+_POSITIONS: Final = "SELECT name, position FROM checkpoints WHERE name = ANY(%s)"
+_BLOCKERS: Final = """
+SELECT DISTINCT coalesce(nullif(application_name, ''), 'a client') || ' (pid ' || pid || ')'
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE relation = %s::regclass AND granted AND pid <> pg_backend_pid()
+    AND xact_start < now() - interval '1 second'
+ORDER BY 1
+"""
+
+
+class Show(Protocol):
+    """Where a rebuild tells how far it is."""
+
+    def phase(self, name: str, *, total: int | None = None, done: int = 0) -> None: ...
+    def advance(self, count: int) -> None: ...
+    def note(self, sentence: str) -> None: ...
+
+
+class Asked(msgspec.Struct, frozen=True):
+    views: tuple[str, ...]
+    workers: int
+    from_position: Position | None = None
+    restart: bool = False
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What a rebuild came to; `events` were folded by this process, `swap_ms` by view."""
+
+    views: tuple[str, ...]
+    events: int
+    seconds: float
+    load_seconds: float
+    pinned_position: Position
+    positions: Mapping[str, Position]
+    swap_ms: Mapping[str, float]
+    resumed: bool
+
+
+async def rebuild(url: Secret, secrets: ServerSecrets, asked: Asked, show: Show) -> Rebuilt:
+    """Raises CannotRebuild, CannotFold, Unreadable, WorkerFailed, ServerFailed, StoreUnavailable:
+    then the views are as they were, but for those that were swapped in already.
+    """
+    async with alone(url) as owner:
+        return await _Rebuild(owner, url, secrets, asked, show).run()
+
+
+class _Rebuild:
+    def __init__(
+        self, owner: LongConnection, url: Secret, secrets: ServerSecrets, asked: Asked, show: Show
+    ) -> None:
+        self._owner = owner
+        self._url = url
+        self._secrets = secrets
+        self._asked = asked
+        self._show = show
+        self._data_keys = DataKeys(PostgresDataKeys(owner), secrets, SystemClock())
+        self._likeness: dict[str, Likeness] = {}
+        self._events = 0
+
+    async def run(self) -> Rebuilt:
+        begun = time.monotonic()
+        await self._drop_replaced()
+        entries, resumed = await self._entries()
+        loading = time.monotonic()
+        await self._load(entries)
+        loaded = time.monotonic()
+        await self._build_indexes(entries)
+        caught_up = [await self._catch_up(entry) for entry in entries]
+        swap_ms: dict[str, float] = {}
+        for one in caught_up:
+            swap_ms[one.name] = round(1000 * await self._swap(one), 1)
+        await book.forget(self._owner)
+        self._show.phase("clean up")
+        await self._drop_replaced()
+        return Rebuilt(
+            views=tuple(entry.view for entry in entries),
+            events=self._events,
+            seconds=time.monotonic() - begun,
+            load_seconds=loaded - loading,
+            pinned_position=entries[0].pinned_position,
+            positions={one.name: one.position for one in caught_up},
+            swap_ms=swap_ms,
+            resumed=resumed,
+        )
+
+    # -------------------------------------------------------------------------- begin
+
+    async def _entries(self) -> tuple[Sequence[Entry], bool]:
+        """What there is to do, and whether it goes on with what was left behind."""
+        for view in self._asked.views:
+            self._likeness[view] = await likeness(self._owner, view)
+            lost = await hindrances(self._owner, view)
+            if lost:
+                raise CannotRebuild(
+                    f"{view} has what a rebuild would lose: {', '.join(lost)};"
+                    " take it off before, and put it on again after"
+                )
+        left = await book.entries(self._owner)
+        if left and not self._asked.restart and self._is_the_same(left):
+            why_not = self._out_of_date(left)
+            if why_not is None:
+                self._show.note(f"going on with {describe(await state_of(self._owner))}")
+                return left, True
+            self._show.note(f"beginning anew: {why_not}")
+        elif left and not self._asked.restart:
+            raise CannotRebuild(
+                f"another rebuild was left behind ({describe(await state_of(self._owner))}):"
+                f" ask for {', '.join(left[0].asked)} again to finish it, or --restart to throw it"
+                " away and begin with this one"
+            )
+        await throw_away(self._owner)
+        return await self._begin(), False
+
+    def _is_the_same(self, left: Sequence[Entry]) -> bool:
+        first = left[0]
+        return (
+            set(first.asked) == set(self._asked.views)
+            and first.from_position == self._asked.from_position
+        )
+
+    def _out_of_date(self, left: Sequence[Entry]) -> str | None:
+        if left[0].release != release():
+            return "what was left behind is another release's"
+        changed = [one.view for one in left if one.likeness != self._digest(one.view)]
+        return f"{', '.join(changed)} was altered since" if changed else None
+
+    def _digest(self, view: str) -> str:
+        return hashlib.sha256(as_text(self._likeness[view]).encode()).hexdigest()
+
+    async def _begin(self) -> Sequence[Entry]:
+        self._show.phase("plan")
+        ((end,),) = await self._owner.fetch(_END)
+        changed_after = await self._changed_after(end)
+        rebuild_id = uuid7()
+        entries = [
+            Entry(
+                view=view,
+                rebuild_id=rebuild_id,
+                started_at=SystemClock().now(),
+                release=release(),
+                likeness=self._digest(view),
+                asked=list(self._asked.views),
+                from_position=self._asked.from_position,
+                changed_after=changed_after,
+                pinned_position=end,
+                position=end,
+                phase="load",
+            )
+            for view in self._asked.views
+        ]
+        ranges = await run_ranges.plan(self._owner, end)
+        async with self._owner.connection.transaction():
+            for entry in entries:
+                await shadows.create(self._owner, entry.view, self._likeness[entry.view])
+            await book.begin(self._owner, entries)
+            all_runs = changed_after is None
+            await book.add_ranges(self._owner, rebuild_id, ranges, all_runs=all_runs)
+        return await book.entries(self._owner)
+
+    async def _changed_after(self, end: Position) -> Position | None:
+        """None = everything is made anew. A view that has not come to the position has rows to
+        make anew from its own checkpoint on.
+        """
+        asked = self._asked.from_position
+        if asked is None:
+            return None
+        if asked > end:
+            raise CannotRebuild(f"position {asked} is beyond the log's end, which is {end}")
+        known: dict[str, Position] = dict(
+            await self._owner.fetch(_POSITIONS, (list(self._asked.views),))
+        )
+        return min(asked, *known.values())
+
+    # -------------------------------------------------------------------------- load, index
+
+    async def _load(self, entries: Sequence[Entry]) -> None:
+        first = entries[0]
+        job = LoadJob(
+            url=self._url,
+            secrets=self._secrets,
+            rebuild_id=first.rebuild_id,
+            views=tuple(entry.view for entry in entries),
+            pinned=first.pinned_position,
+            changed_after=first.changed_after,
+        )
+        for _ in range(LEFT_TRIES_MAX):
+            progress = await book.progress(self._owner, first.rebuild_id)
+            if not progress.ranges_left:
+                return
+            self._show.phase("load", total=progress.events, done=progress.loaded)
+            workers = min(self._asked.workers, progress.ranges_left)
+            taken = self._events
+            await in_processes(load, job, workers, self._took)
+            if self._events == taken:
+                # A worker of a rebuild that was killed ends within a moment, or commits its range.
+                await SystemClock().sleep(LEFT_PAUSE_SECONDS)
+        raise CannotRebuild("ranges stay locked by a session of a rebuild that was killed")
+
+    def _took(self, events: int) -> None:
+        self._events += events
+        self._show.advance(events)
+
+    async def _build_indexes(self, entries: Sequence[Entry]) -> None:
+        views = [entry.view for entry in entries if entry.phase in {"load", "index"}]
+        if not views:
+            return
+        await book.set_phase(self._owner, views, "index")
+        builds: list[tuple[str, str]] = []
+        for view in views:
+            shadow = await likeness(self._owner, shadows.shadow_of(view))
+            there = {one["name"] for one in shadow["indexes"]}
+            wanted = shadows.index_statements(view, self._likeness[view])
+            builds += [(view, to) for name, to in wanted.items() if name not in there]
+        self._show.phase("index", total=len(builds) + len(views))
+        turns = asyncio.Semaphore(self._asked.workers)
+        at_once = min(self._asked.workers, len(builds) or 1)
+        parameters = OWNER | ({"max_parallel_maintenance_workers": "0"} if at_once > 1 else {})
+
+        async def build(view: str, statement: str) -> None:
+            async with (
+                turns,
+                open_session(self._url, name=NAME, parameters=parameters) as session,
+            ):
+                for one in statement.split("; ", maxsplit=1):
+                    doing = f"building an index of {view}"
+                    await session.do(one, doing=doing, seconds_max=INDEX_SECONDS_MAX)
+            self._show.advance(1)
+
+        async def complete(view: str) -> None:
+            async with (
+                turns,
+                open_session(self._url, name=NAME, parameters=OWNER) as session,
+            ):
+                await shadows.complete(session, view, self._likeness[view])
+            self._show.advance(1)
+
+        await _all_of([build(*one) for one in builds])
+        await _all_of([complete(view) for view in views])
+        await book.set_phase(self._owner, views, "catch-up")
+
+    # -------------------------------------------------------------------------- catch up, swap
+
+    async def _catch_up(self, entry: Entry) -> CatchUp:
+        (view,) = named([entry.view], self._data_keys)
+        one = CatchUp(self._owner, view, self._data_keys, entry)
+        self._show.phase(f"catch up {entry.view}")
+        await self._follow(one)
+        return one
+
+    async def _follow(self, one: CatchUp) -> None:
+        """To where a swap can take what is left."""
+        while (taken := await one.advance()) > LAST_EVENTS_MAX:
+            self._show.advance(taken)
+
+    async def _swap(self, one: CatchUp) -> float:
+        self._show.phase(f"swap {one.name}")
+        like = await likeness(self._owner, one.name)
+        if like != self._likeness[one.name]:
+            raise CannotRebuild(f"{one.name} was altered meanwhile; nothing was swapped")
+        await book.set_phase(self._owner, [one.name], "swap")
+        begun = time.monotonic()
+        pause, longest = SWAP_PAUSE_SECONDS
+        told = False
+        while time.monotonic() - begun < SWAP_SECONDS_MAX:
+            try:
+                seconds = await one.swap(like)
+            except Behind:
+                await self._follow(one)
+                continue
+            if seconds is not None:
+                return seconds
+            if not told and time.monotonic() - begun > BLOCKED_NOTE_SECONDS:
+                told = True
+                self._show.note(f"{one.name} waits for {await self._blockers(one.name)}")
+            await SystemClock().sleep(pause)
+            pause = min(2 * pause, longest)
+            await self._follow(one)
+        raise CannotRebuild(
+            f"{one.name} could not be swapped in within {SWAP_SECONDS_MAX:g} s, because of"
+            f" {await self._blockers(one.name)}; ask again to go on from here"
+        )
+
+    async def _blockers(self, view: str) -> str:
+        found = [who for (who,) in await self._owner.fetch(_BLOCKERS, (view,))]
+        return ", ".join(found) or "somebody's lock on it"
+
+    async def _drop_replaced(self) -> None:
+        """Tables that a swap has left over, once nobody reads them any more."""
+        await self._owner.do("SET lock_timeout = '2s'")
+        replaced = [shadows.replaced_of(view.name) for view in named([], self._data_keys)]
+        for _ in range(DROP_TRIES_MAX):
+            try:
+                await shadows.drop(self._owner, replaced)
+            except ServerFailed as error:
+                if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+                    raise
+            else:
+                return
+        self._show.note("a replaced table is still being read; the next rebuild drops it")
+
+
+def release() -> str:
+    """What this release's folds are: rows of two different ones are never mixed."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(str(runs_domain.__file__)).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+async def _all_of(tasks: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All at once; the first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                group.create_task(task)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None

@@ -1,0 +1,96 @@
+"""Who rebuilds, how far it is, and what was left behind."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+
+from runs_domain.errors import RunledgerError
+from runs_domain.settings import Secret
+from runs_domain.storage import rebuild_book as book
+from runs_domain.storage import rebuild_shadow as shadows
+from runs_domain.storage.long_work import LongConnection, open_session
+from runs_domain.storage.postgres_log import READ_SETTINGS
+from runs_domain.storage.rebuild_book import Entry
+from runs_domain.storage.rebuild_load import NAME
+
+INDEX_MEMORY: Final = "256MB"
+"""Of PostgreSQL's, for each index that is built at once."""
+OWNER: Final = {
+    "timezone": "UTC",
+    "synchronous_commit": "off",
+    "maintenance_work_mem": INDEX_MEMORY,
+    **READ_SETTINGS,
+    "client_min_messages": "warning",
+}
+_LOCK: Final = "SELECT pg_try_advisory_lock(%s)"
+_HOLDER: Final = """
+SELECT pid, backend_start FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND database = (
+    SELECT oid FROM pg_database WHERE datname = current_database())
+    AND ((classid::bigint << 32) | objid::bigint) = %s
+"""
+
+
+class CannotRebuild(RunledgerError):
+    """The message is for operators."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """Of the rebuild that is under way, or was left behind."""
+
+    entries: tuple[Entry, ...]
+    progress: book.Progress | None
+    owner_pid: int | None
+    """Of the session in PostgreSQL; None = nobody is at it."""
+
+
+async def state(url: Secret) -> State:
+    """Raises StoreUnavailable, ServerFailed."""
+    async with open_session(url, name=NAME, parameters=OWNER) as owner:
+        return await state_of(owner)
+
+
+async def discard(url: Secret) -> bool:
+    """Throw away what a rebuild left behind; False if there was nothing. Raises CannotRebuild while
+    one is under way.
+    """
+    async with alone(url) as owner:
+        return await throw_away(owner)
+
+
+@asynccontextmanager
+async def alone(url: Secret) -> AsyncIterator[LongConnection]:
+    """The owner's session with the lock that says that nobody else rebuilds."""
+    async with open_session(url, name=NAME, parameters=OWNER) as owner:
+        ((mine,),) = await owner.fetch(_LOCK, (book.REBUILD_LOCK,))
+        if not mine:
+            raise CannotRebuild(f"another rebuild is under way: {describe(await state_of(owner))}")
+        yield owner
+
+
+async def state_of(owner: LongConnection) -> State:
+    some = await book.entries(owner)
+    holders = await owner.fetch(_HOLDER, (book.REBUILD_LOCK,))
+    progress = await book.progress(owner, some[0].rebuild_id) if some else None
+    return State(some, progress, next((pid for pid, _ in holders), None))
+
+
+def describe(found: State) -> str:
+    """In words, for operators."""
+    if not found.entries or found.progress is None:
+        return "it has just begun"
+    first, progress = found.entries[0], found.progress
+    share = 100 if not progress.events else round(100 * progress.loaded / progress.events)
+    views = ", ".join(one.view for one in found.entries)
+    begun = first.started_at.isoformat(sep=" ", timespec="seconds")
+    since = "" if first.from_position is None else f" from position {first.from_position}"
+    return f"{views}{since}, begun {begun}, {share} % loaded, in phase {first.phase}"
+
+
+async def throw_away(owner: LongConnection) -> bool:
+    some = await book.entries(owner)
+    await shadows.drop(owner, [shadows.shadow_of(one.view) for one in some])
+    await book.forget(owner)
+    return bool(some)

@@ -1,0 +1,60 @@
+"""Views for those who fold whole runs, with word of the event at which a fold fails."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from runs_domain.errors import HistoryCorrupt, RunledgerError
+from runs_domain.ids import AccountId
+from runs_domain.keys import ServerSecrets
+from runs_domain.ports import Recorded
+from runs_domain.settings import Secret
+from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.sealing import DataKeys, WrappedKey
+from runs_domain.storage.view import Keys, Row, View
+from runs_domain.storage.views import named
+
+_NO_SECRETS: Final = ServerSecrets({0: Secret("")}, current=0)
+
+
+class _NoKeys:
+    """Whoever folds whole runs brings their keys."""
+
+    async def load(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:
+        raise NotImplementedError
+
+    async def add(self, keys: Mapping[AccountId, WrappedKey]) -> None:
+        raise NotImplementedError
+
+
+def folding(names: Sequence[str]) -> tuple[View, ...]:
+    """The views of these names, all for none; not to be applied. Raises UnknownView."""
+    return named(names, DataKeys(_NoKeys(), _NO_SECRETS, SystemClock()))
+
+
+class CannotFold(RunledgerError):
+    """The message is for operators: view, event and position, and no word of the content."""
+
+
+def folded(view: View, stream: Sequence[Recorded], keys: Keys) -> list[Row]:
+    """The view's rows of one run. Raises CannotFold."""
+    try:
+        return view.rows_of(stream, keys)
+    except Exception as error:  # whatever it is: a run that is left out must not look like none
+        raise CannotFold(_sentence(view, stream, keys, error)) from error
+
+
+def _sentence(view: View, stream: Sequence[Recorded], keys: Keys, error: Exception) -> str:
+    for count, recorded in enumerate(stream, start=1):
+        try:
+            view.rows_of(stream[:count], keys)
+        except Exception as first:  # noqa: BLE001 - it is the same again
+            return (
+                f"view {view.name} cannot take event {recorded.version} of run {recorded.run_id}"
+                f" at position {recorded.position} ({recorded.type}): {_reason(first)}"
+            )
+    return f"view {view.name} cannot take run {stream[0].run_id}: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """Without anything that a client or a model wrote."""
+    return str(error) if isinstance(error, HistoryCorrupt) else type(error).__name__
