@@ -87,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """arq's own limit, above the longest legal run: 111 model calls of 15 minutes and their tools
     (`plan.MODEL_STEPS_MAX`, `model_step.MODEL_CALL_SECONDS_MAX`). What meets it has lost a try."""
     tool_timeout_seconds: float = 120.0
+    chunks_kept_seconds: int = 3600
+    """How long an ended run's live frames stay in Redis; the log gives the same ones for ever."""
     scripted_models: bool = False
     dev_mode: bool = False
     crash_at: str = ""
@@ -164,6 +166,7 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "model_retries_max": (0, 1000),
     "model_retry_seconds_max": (0, _DAY_SECONDS),
     "tool_timeout_seconds": (0.1, _HOUR_SECONDS),
+    "chunks_kept_seconds": (1, _DAY_SECONDS),
 }
 """The least and the most of every number there is."""
 

@@ -150,6 +150,7 @@ def _driver(
             retries_max=settings.model_retries_max,
             seconds_max=settings.model_retry_seconds_max,
         ),
+        chunks_kept_seconds=settings.chunks_kept_seconds,
     )
 
 

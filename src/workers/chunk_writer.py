@@ -26,7 +26,7 @@ FRAMES_PER_WRITE_MAX: Final = 256
 CLOSE_SECONDS_MAX: Final = 1.0
 """How long an ending run waits for its last frames to go out; the log has them anyway."""
 CHUNKS_KEPT_SECONDS: Final = 3600
-"""How long an ended run's frames stay in Redis."""
+"""How long an ended run's frames stay in Redis, unless a setting says otherwise."""
 
 
 class ChunkWriter:
@@ -42,6 +42,8 @@ class ChunkWriter:
         clock: Clock,
         interrupt: asyncio.Event,
         confirm: Callable[[], Awaitable[None]],
+        *,
+        kept_seconds: int = CHUNKS_KEPT_SECONDS,
     ) -> None:
         self.lost = False
         self.fence: Fence | None = None
@@ -52,6 +54,7 @@ class ChunkWriter:
         self._clock = clock
         self._interrupt = interrupt
         self._confirm = confirm
+        self._kept_seconds = kept_seconds
         self._base = 0
         """Index of the first frame in `_frames`."""
         self._frames: list[bytes] = []
@@ -180,4 +183,4 @@ class ChunkWriter:
                 await self._task
         if ended and not self.lost:
             with suppress(QueueUnavailable, StaleAttempt):
-                await self._chunks.expire(self._run_id, seconds=CHUNKS_KEPT_SECONDS)
+                await self._chunks.expire(self._run_id, seconds=self._kept_seconds)

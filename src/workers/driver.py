@@ -36,6 +36,7 @@ from workers.agent.tool_step import ToolStep
 from workers.agent.tools.registry import Tools
 from workers.burials import Burials
 from workers.cancel_watch import CancelWatch
+from workers.chunk_writer import CHUNKS_KEPT_SECONDS
 from workers.held_run import HeldRun
 from workers.interrupt import Interrupted
 from workers.retry_budget import RetryLimits
@@ -77,6 +78,7 @@ class Driver:
         worker_id: str,
         burials: Burials,
         retry_limits: RetryLimits | None = None,
+        chunks_kept_seconds: int = CHUNKS_KEPT_SECONDS,
     ) -> None:
         self.counters = DriverCounters()
         self._log = log
@@ -88,6 +90,7 @@ class Driver:
         self._tool_timeout_seconds = tool_timeout_seconds
         self._worker_id = worker_id
         self._retry_limits = retry_limits
+        self._chunks_kept_seconds = chunks_kept_seconds
         self._keys = keys
         self._watch = watch
         self._clock = clock
@@ -111,6 +114,7 @@ class Driver:
             worker_id=self._worker_id,
             stopping=stopping,
             retry_limits=self._retry_limits,
+            chunks_kept_seconds=self._chunks_kept_seconds,
         )
         held.last_error = last_error or plan.WORKER_LOST
         try:

@@ -23,7 +23,7 @@ from runs_domain.ids import Attempt, RunId
 from runs_domain.plan import WORKER_LOST
 from runs_domain.ports import WORKER_ACTOR, ChunkStream, Clock, Context, EventLog, KeyRow, Recorded
 from runs_domain.run import FIRST_ATTEMPT, RunState, decide, evolve
-from workers.chunk_writer import ChunkWriter
+from workers.chunk_writer import CHUNKS_KEPT_SECONDS, ChunkWriter
 from workers.retry_budget import RetryBudget, RetryLimits
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class HeldRun:
         worker_id: str,
         stopping: asyncio.Event | None = None,
         retry_limits: RetryLimits | None = None,
+        chunks_kept_seconds: int = CHUNKS_KEPT_SECONDS,
     ) -> None:
         """`worker_id` is this process's alone: it tells our events from a rival's equal ones."""
         self.run_id = run_id
@@ -64,7 +65,10 @@ class HeldRun:
         self.stopping = stopping or asyncio.Event()
         """Set when this process is to end: begin nothing more."""
         self.retries = RetryBudget(retry_limits or RetryLimits())
-        self.writer = ChunkWriter(chunks, run_id, clock, self.interrupt, self.confirm)
+        self.writer = ChunkWriter(
+            *(chunks, run_id, clock, self.interrupt, self.confirm),
+            kept_seconds=chunks_kept_seconds,
+        )
         self._log = log
         self._clock = clock
         self._actor = WORKER_ACTOR + worker_id

@@ -387,6 +387,26 @@ async def test_receipts_of_writers_that_are_long_gone_are_deleted(database: Data
         assert receipts(admin) == 1
 
 
+async def test_old_receipts_are_deleted_also_where_no_writer_ends_well(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed processes never come to their last tidying; the next ones do it while they live."""
+    monkeypatch.setattr("runs_domain.storage.receipts.RECEIPTS_MAX", 3)
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        admin.execute(
+            "INSERT INTO log_receipts VALUES"
+            " (gen_random_uuid(), 1, now() - interval '8 days', '{}', '{}', '{}')"
+        )
+        async with opened(database.url) as log:
+            run = Run(log)
+            await run.start()
+            for _ in range(6):
+                await run.do(take_over(run))
+
+            old = "SELECT count(*) FROM log_receipts WHERE at < now() - interval '7 days'"
+            assert admin.execute(old).fetchone() == (0,)
+
+
 async def test_receipts_that_were_read_are_deleted_and_those_in_doubt_stay(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ class Receipts:
         """What comes before is deleted, or in doubt and stays."""
         self._doubtful: list[int] = []
         self._due = RECEIPTS_MAX
+        self._old_are_due = True
 
     def take_number(self) -> int:
         self.number += 1
@@ -63,10 +64,16 @@ class Receipts:
         """
         if self.number >= self._due:
             await self._forget_read()
+            if self._old_are_due:
+                await self._forget_old()
 
     async def close(self) -> None:
         await self._forget_read()
-        await self._delete(_FORGET_OLD, (RECEIPT_KEPT_DAYS,))
+        await self._forget_old()
+
+    async def _forget_old(self) -> None:
+        """Once in a writer's life and at its end: no writer may end well for a long time."""
+        self._old_are_due = not await self._delete(_FORGET_OLD, (RECEIPT_KEPT_DAYS,))
 
     async def _forget_read(self) -> None:
         self._due = self.number + RECEIPTS_MAX
