@@ -99,7 +99,14 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             print(f"export_history: {options.out} was finished before", file=sys.stderr)
             _tell(options, found)
             return 0
-        state = await export.begins(place) if found is None else await export.goes_on(found)
+        if found is not None:
+            state = await export.goes_on(found)
+        else:
+            try:
+                state = await export.begins(place)
+            except BaseException:
+                place.abandon()
+                raise
         _tell(options, await export.write(BundleWriter(place, state), state.header))
     return 0
 

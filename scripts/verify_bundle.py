@@ -134,9 +134,10 @@ def _print(tally: Tally, seen: dict[str, Any]) -> None:
     if seen.get("begunBefore"):
         print(f"{_many(seen['begunBefore'], 'run')} began before the span: their anchors are given")
     if "joined" in seen:
+        goes = "goes" if seen["joined"] == 1 else "go"
         print(
-            f"{_many(seen['joined'], 'run')} go on from the earlier bundle;"
-            f" {seen['unseen']} began before this one and are not in it"
+            f"{_many(seen['joined'], 'run')} {goes} on from the earlier bundle;"
+            f" {seen['unseen']:,} more began before this one and cannot be found there"
         )
     for sentence in tally.sentences:
         print(f"the bundle: {sentence}")

@@ -1,5 +1,6 @@
 """The directory of a bundle: whose turn it is, what is in it, and the step that finishes it."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ class Place:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._made = not path.exists()
         path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -26,6 +28,12 @@ class Place:
 
     def close(self) -> None:
         os.close(self._directory)
+
+    def abandon(self) -> None:
+        """Nothing was begun: leave no trace of it."""
+        if self._made:
+            with contextlib.suppress(OSError):  # it is not empty any more
+                self.path.rmdir()
 
     def found(self) -> Unfinished | Manifest | None:
         """What is there: an export that can go on, a finished one, or nothing."""
