@@ -7,10 +7,11 @@ from typing_extensions import override
 
 from runs_domain import events
 from runs_domain.audit import End, Rule, Step
+from runs_domain.closing import NOT_RUN, OUTCOME_UNKNOWN
 from runs_domain.events import Event
 from runs_domain.frames import advance, cursor_of
 from runs_domain.ids import Attempt, Position, RunId, chain_start
-from runs_domain.ports import WORKER_ACTOR
+from runs_domain.ports import WORKER_ACTOR, Recorded
 from runs_domain.state import RunState, has_finished
 from runs_domain.stream_reader import BadStream, StreamReader
 
@@ -19,7 +20,15 @@ ONCE = (events.Provisioned, events.KeyMinted, events.Started, events.CancelReque
 
 def stream_rules(run_id: RunId, *, at_rest: bool = False) -> tuple[Rule, ...]:
     """`at_rest`: nothing is under way, so a stream that is not at its end is lost."""
-    return (Chain(run_id), OneEnd(at_rest), NothingTwice(), Fence(), OrderOfTheEnd(), Told(run_id))
+    return (
+        Chain(run_id),
+        OneEnd(at_rest),
+        NothingTwice(),
+        Fence(),
+        OrderOfTheEnd(),
+        Closing(),
+        Told(run_id),
+    )
 
 
 def tag(event: Event) -> str:
@@ -72,6 +81,8 @@ class OneEnd(Rule):
         event, version = step.recorded.event, step.recorded.version
         if isinstance(event, events.Requested) != (step.before.requested is None):
             yield f"version {version} is {tag(event)}: a stream begins with one request"
+        if isinstance(event, events.Requested) and not (event.messages or step.recorded.erased):
+            yield f"version {version} requests a run without a message"
         if is_ending(event) and step.before.ending is not None:
             yield f"version {version} is a second end, {tag(event)}"
 
@@ -153,6 +164,38 @@ def _charged(event: events.Ending, state: RunState, version: int) -> Iterator[st
     unknown = state.cost is None or state.usage == events.Usage()
     if event.cost != (None if unknown else str(state.cost)):
         yield f"version {version} charges another cost than its steps had"
+
+
+class Closing(Rule):
+    """Invariant 4, as far as calls tell: what closes them is written together with the end."""
+
+    name = "4"
+
+    def __init__(self) -> None:
+        self._closed: Recorded | None = None
+        """The last event, if it closed open calls."""
+
+    @override
+    def take(self, step: Step) -> Iterator[str]:
+        one, closed = step.recorded, self._closed
+        self._closed = None
+        if closed is not None and not (is_ending(one.event) and one.at == closed.at):
+            yield f"version {closed.version} closes open calls, and no end is written with it"
+        if not isinstance(one.event, events.MessagePersisted) or not one.event.interrupted:
+            return
+        for part in one.event.parts:
+            call = part.get("toolCallId")
+            if call in step.before.open_calls:
+                self._closed = one
+                started = call in step.before.started_calls
+                if part.get("errorText") == (NOT_RUN if started else OUTCOME_UNKNOWN):
+                    told = "had not" if started else "had"
+                    yield f"version {one.version} closes {call} as if it {told} been started"
+
+    @override
+    def end(self, end: End) -> Iterator[str]:
+        if self._closed is not None:
+            yield f"version {self._closed.version} closes open calls, and no end follows"
 
 
 class Fence(Rule):

@@ -15,7 +15,15 @@ from runs_domain.audit import KeyFacts, Rows, StreamAudit
 from runs_domain.audit_rows import row_rules
 from runs_domain.audit_rules import stream_rules
 from runs_domain.frames import Frame, FrameCursor, advance, cursor_of
-from runs_domain.ids import AccountId, Attempt, KeyId, Position, Version, chain_start
+from runs_domain.ids import (
+    AccountId,
+    Attempt,
+    KeyId,
+    Position,
+    Version,
+    chain_start,
+    tool_call_id,
+)
 from runs_domain.ledger import entries_after
 from runs_domain.ports import Head, Recorded
 from runs_domain.read_models import messages_after, summarize
@@ -46,10 +54,15 @@ Stream = list[Recorded]
 def chained(events: Sequence[e.Event]) -> Stream:
     """As a log has them: each bound to the one before, an append of two events at one time."""
     stream: Stream = []
+    before: e.Event | None = None
     prev = chain_start(RUN)
     for number, one in enumerate(recorded(events), start=1):
         state = fold(list(events[:number]))
-        together = isinstance(one.event, e.KeyRevoked)
+        together = isinstance(one.event, e.KeyRevoked) or (
+            isinstance(one.event, e.Failed | e.Cancelled)
+            and isinstance(before, e.MessagePersisted)
+            and before.interrupted
+        )
         digest = f"hash {number}"
         stream.append(
             replace(
@@ -61,7 +74,7 @@ def chained(events: Sequence[e.Event]) -> Stream:
                 at=stream[-1].at if together else one.at,
             )
         )
-        prev = digest
+        prev, before = digest, one.event
     return stream
 
 
@@ -224,6 +237,47 @@ def lost_delta(stream: Stream) -> Stream:
     return changed(e.MessagePersisted, 3, layout=layout)(stream)
 
 
+def cut_off() -> Stream:
+    """Of two calls one is started; then the run fails, which closes both."""
+    life = Life()
+    life.do(request_run(), provisioned(), mint_key(), start())
+    life.do(tool_step(life.state, 2))
+    life.do(c.StartTools(attempt=Attempt(1), call_ids=life.state.open_calls[:1]))
+    life.do(c.FailRun(attempt=Attempt(1), code="internal", sentence="It broke."))
+    return chained(life.events)
+
+
+def other_start(stream: Stream) -> Stream:
+    """The second call is started too, just before both are closed."""
+    place = place_of(stream, e.ToolStarted)
+    call = tool_call_id(RUN, 2)
+    return rebuilt(stream, lambda events: events.insert(place, e.ToolStarted(call_ids=(call,))))
+
+
+def test_a_run_that_fails_over_open_calls_is_clean() -> None:
+    assert found(cut_off(), at_rest=False) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            without(e.ToolStarted),
+            "closes call_01900000000070008000000000000001_1 as if it had been",
+        ),
+        (other_start, "closes call_01900000000070008000000000000001_2 as if it had not been"),
+        (again(e.ToolStarted, at=e.Failed), "and no end is written with it"),
+        (lambda stream: stream[: place_of(stream, e.Failed)], "and no end follows"),
+        (enveloped(e.Failed, at=BEGINNING + timedelta(days=1)), "and no end is written with it"),
+    ],
+    ids=["a start left out", "a start put in", "something between", "no end", "a later end"],
+)
+def test_calls_are_closed_by_what_is_written_with_the_end(
+    change: Callable[[Stream], Stream], says: str
+) -> None:
+    assert any(says in one for one in sentences(change(cut_off()), at_rest=False))
+
+
 def no_number(stream: Stream) -> Stream:
     place = place_of(stream, e.MessagePersisted)
     event = stream[place].event
@@ -249,6 +303,10 @@ BREAKS: dict[str, tuple[str, Callable[[Stream], Stream]]] = {  # the sentence it
         enveloped(e.Started, position=Position(1)),
     ),
     "another account": ("another account", enveloped(e.Started, subject=AccountId(RUN))),
+    "a request for nothing": (
+        "1 version 1 requests a run without a message",
+        changed(e.Requested, messages=()),
+    ),
     "two requests": ("1 version 4 is run.requested.v1", again(e.Requested, at=e.Started)),
     "no request": ("1 version 1 is run.provisioned.v1", without(e.Requested)),
     "two ends": ("a second end", again(e.Completed, at=e.SandboxReleased)),
