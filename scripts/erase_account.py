@@ -28,14 +28,18 @@ from runs_domain.ids import AccountId
 from runs_domain.keys import secrets_of
 from runs_domain.settings import BadSettings, Settings, load
 from runs_domain.storage.connection import ReconnectingConnection
-from runs_domain.storage.erasure import LOCK_PARAMETERS, Erasure, Subject
+from runs_domain.storage.erasure import LOCK_PARAMETERS, Erasure, Subject, subject_of
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.redis_client import PipelinedRedis
 
 NAME = "runledger erasure"
-STATEMENT_SECONDS_MAX = 600.0
-"""One statement: a VACUUM of all messages is the longest."""
+LOOK_SECONDS_MAX = 5.0
+"""Whether the account is there: a server that hangs is told soon."""
+STATEMENT_SECONDS_MAX = 60.0
+"""One statement, connecting included; the longest looks through all API keys."""
+REWRITE_SECONDS_MAX = 900.0
+"""A VACUUM of all messages."""
 WAIT_SECONDS = 60.0
 WAIT_SECONDS_MAX = 3600.0
 ADMIN_URL = "RUNLEDGER_ADMIN_DATABASE_URL"
@@ -91,17 +95,21 @@ def _seconds(given: str) -> float:
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     account = AccountId(options.account)
     async with AsyncExitStack() as opened:
-        owner = ReconnectingConnection(
-            settings.admin_database_url,
-            name=NAME,
-            seconds_max=STATEMENT_SECONDS_MAX,
-            parameters=LOCK_PARAMETERS,
-        )
-        opened.push_async_callback(owner.close)
-        erasure = Erasure(owner, account)
-        subject = await erasure.subject()
+
+        def owner(seconds_max: float) -> ReconnectingConnection:
+            connection = ReconnectingConnection(
+                settings.admin_database_url,
+                name=NAME,
+                seconds_max=seconds_max,
+                parameters=LOCK_PARAMETERS,
+            )
+            opened.push_async_callback(connection.close)
+            return connection
+
+        subject = await subject_of(owner(LOOK_SECONDS_MAX), account)
         if subject is None:
             return _no(f"no such account: {account}")
+        erasure = Erasure(owner(STATEMENT_SECONDS_MAX), owner(REWRITE_SECONDS_MAX), account)
         redis = PipelinedRedis(settings.redis_url.reveal())
         opened.push_async_callback(redis.aclose)
         await _look_at(redis)

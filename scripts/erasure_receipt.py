@@ -64,7 +64,7 @@ def as_json(receipt: Receipt) -> str:
         "keyDestroyedAt": _time(record.key_destroyed_at),
         "finishedAt": _time(record.finished_at),
         "kept": kept,
-        "cleared": msgspec.to_builtins({name: getattr(record, name) for name in CLEARED}),
+        "cleared": {_camel(name): getattr(record, name) for name in CLEARED},
         "left": receipt.left,
         "notCovered": list(receipt.not_covered),
     }
@@ -111,6 +111,11 @@ def _history(receipt: Receipt) -> str:
             return "untouched: the heads of all chains are as they were"
         case False:
             return "NOT AS IT WAS: run scripts/verify_history.py"
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 def _time(at: datetime | None) -> str | None:

@@ -126,6 +126,7 @@ async def test_an_erased_person_is_nowhere_to_be_found_and_their_history_holds(
         await until(lambda: len(messages_of(person)) >= 6)
         (leftover := client_sandbox(person, run)).mkdir(parents=True)
         (leftover / "notes").write_text(WORDS["file"])
+        export(person, "before")
         words: dict[str, str | bytes] = {**WORDS, **person.data_keys()}
         canaries = Canaries(words)
         before = person.found(canaries)
@@ -138,8 +139,9 @@ async def test_an_erased_person_is_nowhere_to_be_found_and_their_history_holds(
     assert receipt["complete"] is True
     assert receipt["left"] == []
     assert receipt["kept"]["untouched"] is True
-    assert receipt["cleared"]["runs_cancelled"] == 1
+    assert receipt["cleared"]["runsCancelled"] == 1
     assert receipt["cleared"]["sandboxes"] == 1
+    assert receipt["cleared"]["exportBundles"] == 1
 
     # What there was to be found, so that finding nothing tells something.
     for word, place in (
@@ -148,6 +150,7 @@ async def test_an_erased_person_is_nowhere_to_be_found_and_their_history_holds(
         ("prompt (raw)", "Redis rl:{"),
         ("live (raw)", "valkey/appendonlydir"),
         ("file (raw)", "sandboxes/"),
+        ("text (raw)", "exports/before/content"),
         ("the wrapped key (hex)", "public.account_data_keys"),
         ("the wrapped key (raw)", "postgres/base/"),
         ("name (raw)", "postgres/base/"),
@@ -162,7 +165,8 @@ async def test_an_erased_person_is_nowhere_to_be_found_and_their_history_holds(
 
     await nobody_gets_in(person, client, org, run)
     await its_history_is_as_it_was(org, run, live, history)
-    await the_scripts_still_work(person, run)
+    the_scripts_still_work(person, run)
+    assert person.found(canaries) == set()
 
 
 def messages_of(person: Person) -> list[tuple[Any, ...]]:
@@ -213,10 +217,24 @@ async def its_history_is_as_it_was(
         assert MARK not in stream.text
 
 
-async def the_scripts_still_work(person: Person, run: Run) -> None:
+def the_scripts_still_work(person: Person, run: Run) -> None:
+    person.script("rebuild_projections.py", "--workers", "1")
+    assert messages_of(person) == []
+    person.script("verify_views.py")
     checked = json.loads(
         person.script("check_invariants.py", "--json", "--account", person.account)
     )
     assert checked["ok"] is True, checked
     assert "erased" in person.script("replay_run.py", run.run_id)
     person.script("verify_history.py", run.run_id)
+    bundle = export(person, "after")
+    person.script("verify_history.py", "--bundle", bundle)
+
+
+def export(person: Person, name: str) -> Path:
+    """With readable content, where there is any."""
+    bundle = Path(person.env["RUNLEDGER_DATA_DIR"]) / "exports" / name
+    bundle.parent.mkdir(exist_ok=True)
+    whose = ("--account", person.account, "--unsealed", "--out", bundle)
+    person.script("export_history.py", *whose)
+    return bundle

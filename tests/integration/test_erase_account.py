@@ -56,13 +56,13 @@ async def test_an_erased_account_has_no_key_no_name_no_way_in_and_an_untouched_h
     assert receipt["kept"]["headsDigestBefore"] == receipt["kept"]["headsDigestAfter"]
     assert (receipt["kept"]["runs"], receipt["kept"]["events"]) == (2, len(log_before))
     assert receipt["cleared"] == {
-        "keys_revoked": 1,
-        "memberships_ended": 1,
-        "names_cleared": 1,
-        "runs_cancelled": 0,
-        "message_rows": 4,
-        "chunk_keys": 4,
-        "export_bundles": 0,
+        "keysRevoked": 1,
+        "membershipsEnded": 1,
+        "namesCleared": 1,
+        "runsCancelled": 0,
+        "messageRows": 4,
+        "chunkKeys": 4,
+        "exportBundles": 0,
         "sandboxes": 0,
     }
     assert receipt["left"] == []
@@ -163,8 +163,8 @@ async def test_killed_after_the_key_is_destroyed_the_same_command_finishes_it(
 
     assert receipt["complete"] is True
     assert receipt["kept"]["headsDigestBefore"] == digest
-    assert receipt["cleared"]["keys_revoked"] == 1
-    assert receipt["cleared"]["message_rows"] == 4
+    assert receipt["cleared"]["keysRevoked"] == 1
+    assert receipt["cleared"]["messageRows"] == 4
     assert receipt["askedBy"] != "ops:somebody.else"
 
 
@@ -176,13 +176,13 @@ async def test_killed_after_any_step_the_same_command_finishes_it(place: Place, 
 
     assert receipt["complete"] is True
     assert receipt["cleared"] == {
-        "keys_revoked": 1,
-        "memberships_ended": 1,
-        "names_cleared": 1,
-        "runs_cancelled": 0,
-        "message_rows": 4,
-        "chunk_keys": 4 if steps < 5 else receipt["cleared"]["chunk_keys"],
-        "export_bundles": 0,
+        "keysRevoked": 1,
+        "membershipsEnded": 1,
+        "namesCleared": 1,
+        "runsCancelled": 0,
+        "messageRows": 4,
+        "chunkKeys": 4 if steps < 5 else receipt["cleared"]["chunkKeys"],
+        "exportBundles": 0,
         "sandboxes": 0,
     }
     assert place.chunk_keys() == set()
@@ -194,7 +194,7 @@ def test_erased_twice_it_stays_as_it_was_the_first_time(place: Place) -> None:
     for same in ("askedAt", "askedBy", "keyDestroyedAt", "kept"):
         assert first[same] == second[same]
     assert second["complete"] is True
-    assert second["cleared"]["message_rows"] == 4
+    assert second["cleared"]["messageRows"] == 4
 
 
 # ------------------------------------------------------------------------------ runs
@@ -212,7 +212,7 @@ async def test_queued_runs_are_cancelled_and_leave_their_sandbox_to_the_reconcil
             "run.cancelled.v1",
         ]
     assert receipt["complete"] is True
-    assert receipt["cleared"]["runs_cancelled"] == 1
+    assert receipt["cleared"]["runsCancelled"] == 1
     assert receipt["kept"]["runs"] == 3
 
 
@@ -242,7 +242,7 @@ async def test_a_run_that_does_not_end_keeps_the_key_until_it_is_forced(place: P
     receipt = place.erase()
     assert receipt["complete"] is True
     assert receipt["kept"]["untouched"] is True
-    assert receipt["cleared"]["runs_cancelled"] == 1
+    assert receipt["cleared"]["runsCancelled"] == 1
     assert place.chunk_keys() == set()
 
 
@@ -286,7 +286,7 @@ async def test_a_worker_asleep_at_the_end_writes_no_word_after_the_erasure(
 
 async def test_rows_that_a_rebuild_is_filling_a_table_with_go_too(place: Place) -> None:
     place.query("CREATE TABLE messages_next AS SELECT * FROM messages")
-    assert place.erase()["cleared"]["message_rows"] == 8
+    assert place.erase()["cleared"]["messageRows"] == 8
     assert place.query("SELECT 1 FROM messages_next") == []
 
 
@@ -356,7 +356,8 @@ async def test_no_byte_of_the_name_or_the_wrapped_key_stays_in_the_tables_files(
 def test_what_the_planner_keeps_of_tables_has_no_name_and_no_wrapped_key(place: Place) -> None:
     place.query("ANALYZE")
     columns = place.query(
-        "SELECT tablename, attname FROM pg_stats WHERE tablename IN ('accounts', 'account_data_keys')"
+        "SELECT tablename, attname FROM pg_stats"
+        " WHERE tablename IN ('accounts', 'account_data_keys')"
     )
     assert ("accounts", "kind") in columns
     assert not {("accounts", "name"), ("account_data_keys", "wrapped")} & set(columns)
@@ -383,7 +384,7 @@ async def test_exports_and_sandboxes_of_the_account_go_and_those_of_others_stay(
 
     assert not any(folder.exists() for folder in mine)
     assert all(folder.exists() for folder in others)
-    assert receipt["cleared"]["export_bundles"] == 2
+    assert receipt["cleared"]["exportBundles"] == 2
     assert receipt["cleared"]["sandboxes"] == 1
 
 
@@ -404,6 +405,33 @@ async def test_what_may_be_the_account_s_and_cannot_be_told_is_named(
     assert elsewhere.exists()
 
 
+async def test_a_dead_run_of_an_erased_account_is_not_repeated(place: Place) -> None:
+    async with opened_log(place.database) as log:
+        dead = Run(log, account_id=place.account)
+        await dead.start()
+        await dead.do(
+            c.FailRun(attempt=Attempt(1), code="tries_exhausted", sentence="5 tries"),
+            c.RecordSandboxReleased(found=False),
+        )
+    run = dead.run_id
+    place.query(
+        "INSERT INTO dead_letters (kind, id, reason, account_id, last_error, tries, withheld)"
+        " VALUES ('run', %s, 'tries_exhausted', %s, 'KeyError at a.py:7', 5, false)",
+        run,
+        place.account,
+    )
+    assert place.erase()["complete"] is True
+    refused = run_script("dead_letters.py", "retry", str(run), env=place.env)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"dead_letters: {run}: its content was erased, so there is nothing to repeat\n"
+    )
+    shown = run_script("dead_letters.py", "show", str(run), "--content", env=place.env)
+    assert shown.returncode == 0, shown.stderr
+    dropped = run_script("dead_letters.py", "drop", str(run), env=place.env)
+    assert dropped.returncode == 0, dropped.stderr
+
+
 # ------------------------------------------------------------------------------ organisations
 
 
@@ -412,8 +440,8 @@ async def test_an_organisation_goes_without_its_members(place: Place) -> None:
     receipt = place.erase()
 
     assert (receipt["complete"], receipt["kind"]) == (True, "org")
-    assert receipt["cleared"]["memberships_ended"] == 1
-    assert receipt["cleared"]["message_rows"] == 0
+    assert receipt["cleared"]["membershipsEnded"] == 1
+    assert receipt["cleared"]["messageRows"] == 0
     assert len(place.query("SELECT 1 FROM messages WHERE account_id = %s", member)) == 4
     place.account = member
     assert has_key(place)

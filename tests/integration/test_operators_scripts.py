@@ -22,7 +22,9 @@ PYTHON = Path(sys.executable).resolve()
 """The one that the environment was made of: it has no packages of ours."""
 
 
-@pytest.mark.parametrize("name", ["check_invariants", "dead_letters", "jobs", "keys", "replay_run"])
+@pytest.mark.parametrize(
+    "name", ["check_invariants", "dead_letters", "erase_account", "jobs", "keys", "replay_run"]
+)
 def test_a_script_without_the_packages_says_how_to_run_it(name: str) -> None:
     ended = subprocess.run(  # noqa: S603 - our own argv
         [PYTHON, "-S", SCRIPTS / f"{name}.py"],
@@ -54,6 +56,7 @@ async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
         ("check_invariants", (), 2),
         ("keys", ("account", "Ada"), 1),
         ("replay_run", (ID,), 1),
+        ("erase_account", (ID, "--yes"), 1),
     )
 
     async def ends_with_a_sentence(name: str, arguments: tuple[str, ...], code: int) -> None:

@@ -15,7 +15,7 @@ from runs_domain.credentials_port import AccountKind
 from runs_domain.errors import RunledgerError
 from runs_domain.events import SEALED, TAGS, Struct
 from runs_domain.ids import AccountId, Position, RunId, SessionId
-from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.connection import Connection, Fetches, ReconnectingConnection
 from runs_domain.storage.redis_names import CHUNKS_LIVE_SECONDS
 
 RUNS_PER_PAGE: Final = 1_000
@@ -215,6 +215,12 @@ class Record(Struct, frozen=True):
     sandboxes: int
 
 
+async def subject_of(owner: Fetches, account: AccountId) -> Subject | None:
+    """None: there is no such account. Raises StoreUnavailable."""
+    rows = await owner.fetch(_SUBJECT, {"account": account})
+    return Subject(kind=rows[0][0], runs=rows[0][1]) if rows else None
+
+
 class TableBusy(RunledgerError):
     """The message is a sentence for operators."""
 
@@ -222,15 +228,13 @@ class TableBusy(RunledgerError):
 class Erasure:
     """Every method raises StoreUnavailable; what it did is then unknown, and may be done again."""
 
-    def __init__(self, owner: ReconnectingConnection, account: AccountId) -> None:
-        """`owner` was made with LOCK_PARAMETERS."""
+    def __init__(
+        self, owner: ReconnectingConnection, patient: ReconnectingConnection, account: AccountId
+    ) -> None:
+        """Both were made with LOCK_PARAMETERS; `patient` is for what takes minutes."""
         self._owner = owner
+        self._patient = patient
         self._account = account
-
-    async def subject(self) -> Subject | None:
-        """None: there is no such account."""
-        rows = await self._owner.fetch(_SUBJECT, {"account": self._account})
-        return Subject(kind=rows[0][0], runs=rows[0][1]) if rows else None
 
     async def begin(self, by: str) -> None:
         """Put it on record; the first who asked stays on it."""
@@ -363,7 +367,7 @@ class Erasure:
                 return False
             return True
 
-        if not await self._owner.run(work):
+        if not await self._patient.run(work):
             raise TableBusy(f"the tables could not be had for {LOCK_SECONDS_MAX:g} s")
 
     async def finish(self) -> None:
