@@ -21,15 +21,17 @@ from runs_domain.errors import (
     ContentErased,
     HistoryCorrupt,
     KeyTaken,
+    NoSuchPoint,
     UnknownEvent,
     VersionConflict,
 )
 from runs_domain.handle import append_of, empty, handle, load
 from runs_domain.ids import AccountId, Attempt, KeyId, Position, RunId, Version
+from runs_domain.ports import Stored
 from runs_domain.run import fold, is_live, is_open, status_of
 from runs_domain.settings import Secret
 from runs_domain.storage.appender import Commit
-from runs_domain.storage.identity import new_account_id, new_chat_id, uuid7
+from runs_domain.storage.identity import new_account_id, new_chat_id, new_run_id, uuid7
 from runs_domain.storage.memory import MemoryEventLog
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
@@ -467,6 +469,57 @@ async def test_a_stored_read_gives_each_event_as_it_stands_with_its_content_open
         assert [getattr(one, name) for name in names] == [getattr(known, name) for name in names]
     assert CANARY in str(raw)
     assert await subject.log.read_stored(run.run_id, after=Version(2)) == raw[2:]
+
+
+async def test_a_stored_read_comes_in_pages_for_those_who_say_how_long(subject: Subject) -> None:
+    run = Run(subject.log)
+    await run.finish()
+    whole = await subject.log.read_stored(run.run_id)
+    for limit in (1, 2, len(whole), 100):
+        pages: list[Stored] = []
+        while page := await subject.log.read_stored(
+            run.run_id, after=Version(len(pages)), limit=limit
+        ):
+            assert len(page) <= limit
+            pages += page
+        assert tuple(pages) == whole
+    assert await subject.log.read_stored(new_run_id(), limit=1) == ()
+
+
+async def test_an_outline_ends_where_it_is_told_to_and_looks_no_further(subject: Subject) -> None:
+    """Not even at a tag of a newer release."""
+    run = Run(subject.log)
+    requested, *_ = await run.start()
+    whole = await subject.log.read_outline(run.run_id)
+    last = (await subject.stored(run.run_id))[3]
+    newer = last.replace(b"run.started.v1", b"run.started.v9")
+    await subject.overwrite(run.run_id, Version(4), "run.started.v9", newer)
+
+    assert await subject.log.read_outline(run.run_id, at=Version(3)) == whole[:3]
+    assert await subject.log.read_outline(run.run_id, at=requested.at) == whole[:1]
+    for beyond in (Version(4), whole[3].at):
+        with pytest.raises(UnknownEvent, match=f"event 4 of run {run.run_id}: .*run.started.v9"):
+            await subject.log.read_outline(run.run_id, at=beyond)
+    for nowhere in (Version(5), requested.at - timedelta(microseconds=1)):
+        with pytest.raises(NoSuchPoint):
+            await subject.log.read_outline(run.run_id, at=nowhere)
+    with pytest.raises(NoSuchPoint):
+        await subject.log.read_outline(new_run_id(), at=Version(1))
+
+
+async def test_a_stored_event_says_that_its_content_was_erased(subject: Subject) -> None:
+    run = Run(subject.log)
+    await run.finish(CANARY)
+    assert not any(one.erased for one in await subject.log.read_stored(run.run_id))
+
+    await subject.erase(run.account_id)
+    subject.clock.ahead_seconds += DATA_KEY_SECONDS_MAX + 1
+
+    stored = await subject.log.read_stored(run.run_id)
+    read = await subject.log.read(run.run_id)
+    assert [one.erased for one in stored] == [one.erased for one in read]
+    assert [one.version for one in stored if one.erased] == [1, 5]
+    assert CANARY not in str(stored)
 
 
 async def test_a_stored_read_knows_no_release(subject: Subject) -> None:
