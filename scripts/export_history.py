@@ -35,6 +35,8 @@ from runs_domain.storage.export_reads import PAGE_SECONDS_MAX, SWEEP_POSITIONS_M
 from runs_domain.storage.export_span import SpanRefused
 from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
 
+LOOK_SECONDS_MAX: Final = 5.0
+"""For the first look, connecting included: whoever is away is told so soon."""
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NAME: Final = "runledger export"
 
@@ -82,15 +84,19 @@ def _time(given: str) -> datetime:
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     async with AsyncExitStack() as opened:
-        connection = ReconnectingConnection(
-            settings.database_url,
-            name=NAME,
-            seconds_max=PAGE_SECONDS_MAX,
-            parameters=LOOK_UP_SETTINGS,
-        )
-        opened.push_async_callback(connection.close)
-        export = Export(settings, connection, options)
-        await export.check()
+        connections = {
+            seconds: ReconnectingConnection(
+                settings.database_url,
+                name=NAME,
+                seconds_max=seconds,
+                parameters=LOOK_UP_SETTINGS,
+            )
+            for seconds in (LOOK_SECONDS_MAX, PAGE_SECONDS_MAX)
+        }
+        for connection in connections.values():
+            opened.push_async_callback(connection.close)
+        export = Export(settings, connections[PAGE_SECONDS_MAX], options)
+        await export.check(connections[LOOK_SECONDS_MAX])
         place = Place(options.out)
         opened.callback(place.close)
         found = place.found()

@@ -13,7 +13,7 @@ from runs_domain.ids import AccountId
 from runs_domain.keys import secrets_of
 from runs_domain.settings import BadSettings, Settings
 from runs_domain.storage.codec import time_text
-from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.connection import Fetches, ReconnectingConnection
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.export_reads import (
     SWEEP_POSITIONS_MAX,
@@ -46,11 +46,11 @@ class Export:
             unsealed=options.unsealed,
         )
 
-    async def check(self) -> None:
-        """Before anything is made. Raises BadSettings."""
-        if not (await account_facts(self._connection, self._account)).known:
+    async def check(self, look: Fetches) -> None:
+        """Before anything is made. Raises BadSettings, StoreUnavailable."""
+        if not (await account_facts(look, self._account)).known:
             raise BadArguments(f"no such account: {self._account}")
-        if self._asked.unsealed and await is_right_secret(self._connection, self._secrets) is False:
+        if self._asked.unsealed and await is_right_secret(look, self._secrets) is False:
             raise BadSettings(WRONG_SECRET)
 
     def refuse_other(self, account: AccountId, asked: Asked) -> None:

@@ -23,7 +23,11 @@ PYTHON = Path(sys.executable).resolve()
 
 
 @pytest.mark.parametrize(
-    "name", ["check_invariants", "dead_letters", "erase_account", "jobs", "keys", "replay_run"]
+    "name",
+    [
+        *("check_invariants", "dead_letters", "erase_account", "export_history"),
+        *("jobs", "keys", "replay_run"),
+    ],
 )
 def test_a_script_without_the_packages_says_how_to_run_it(name: str) -> None:
     ended = subprocess.run(  # noqa: S603 - our own argv
@@ -57,6 +61,7 @@ async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
         ("keys", ("account", "Ada"), 1),
         ("replay_run", (ID,), 1),
         ("erase_account", (ID, "--yes"), 1),
+        ("export_history", ("--account", ID, "--out", "/nowhere"), 1),
     )
 
     async def ends_with_a_sentence(name: str, arguments: tuple[str, ...], code: int) -> None:
