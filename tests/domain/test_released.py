@@ -3,6 +3,7 @@
 import copy
 import json
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,23 @@ def test_the_document_has_a_table_of_every_tag() -> None:
         assert [name for name in shape if f"| `{name}` |" not in table] == []
     with pytest.raises(ValueError, match="has no line"):
         event_tables.filled("# Another document", lock())
+
+
+def test_the_rule_that_the_document_shows_reads_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word, so that whoever copies it has a rule that works."""
+    text = (ROOT / DOCUMENT).read_text("utf-8")
+    shown = textwrap.dedent(text.partition("```python\n")[2].partition("```")[0])
+    module: dict[str, Any] = {"Json": dict}
+    exec(shown, module)  # noqa: S102 - our own document
+    monkeypatch.delitem(TYPES, FAILED)
+    monkeypatch.setitem(TYPES, "run.failed.v2", msgspec.Struct)  # type: ignore[arg-type]
+    found = [fields for tag, fields in stored_fields() if tag == FAILED]
+    assert found
+    for fields in found:
+        tag, new = upcast.upcast(FAILED, dict(fields), rules=module["RULES"])
+        assert tag == "run.failed.v2"
+        assert new.pop("reason") == fields.pop("sentence")
+        assert new == fields
 
 
 # ------------------------------------------------------------------------------ what git knows

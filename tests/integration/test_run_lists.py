@@ -19,7 +19,7 @@ from runs_domain.run_lists_port import ListQuery
 from runs_domain.settings import Secret
 from runs_domain.storage.identity import SystemClock, new_account_id, uuid7
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
-from runs_domain.storage.projection import Projection
+from runs_domain.storage.projection import FoldFailed, Projection
 from runs_domain.storage.run_lists import _OLDEST_UNSEEN, PostgresRunLists
 from runs_domain.storage.runs_view import RunsView
 from tests.support.api import ME, OTHER, Api
@@ -156,6 +156,33 @@ async def test_a_list_shows_what_the_projector_has_folded(
     done = await lists.page(query)
     assert done.rows == (summarize(await log.read(run.run_id)),)
     assert done.behind_seconds == 0.0
+
+
+async def test_a_view_that_stands_still_lists_what_it_has_and_says_how_late_it_is(
+    database: Database, log: PostgresEventLog, lists: PostgresRunLists
+) -> None:
+    """Before an event of a newer release: no error, and no list that looks whole."""
+    run = Run(log)
+    await run.start()
+    with psycopg.connect(database.admin_url) as owner:
+        owner.execute(
+            "UPDATE stored_events SET topic = 'run.started.v9',"
+            " state = convert_to(replace(convert_from(state, 'UTF8'), 'started.v1', 'started.v9'),"
+            " 'UTF8') WHERE topic = 'run.started.v1'"
+        )
+    view = Projection(Secret(database.url), RunsView(), log.data_keys)
+    await view.advance(3)
+    with pytest.raises(FoldFailed) as caught:
+        await view.advance(3)
+    await view.stop(caught.value)
+    await view.close()
+
+    page = await lists.page(ListQuery(account_id=run.account_id, limit=10))
+
+    assert [(row.run_id, row.version, row.status) for row in page.rows] == [
+        (run.run_id, 3, "queued")
+    ]
+    assert page.behind_seconds > 0
 
 
 async def test_a_runs_own_key_is_shown_its_row_alone(
