@@ -1,0 +1,390 @@
+"""What goes wrong with one view stops that view alone, is told, and mends itself when it can."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from runs_domain.errors import StoreUnavailable
+from runs_domain.ids import Position
+from runs_domain.ports import Recorded
+from runs_domain.settings import Secret
+from runs_domain.storage.connection import Connection, ReconnectingConnection
+from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.log_window import LogWindow
+from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.projection import Checkpoint, Projection, checkpoints
+from runs_domain.storage.runs_view import RunsView
+from runs_domain.storage.view import View
+from runs_domain.storage.views import all_views
+from tests.support.log_streams import SECRETS, Run
+from tests.support.servers import Database
+from tests.support.views import are_caught_up, rows_folded, rows_held
+from tests.support.waiting import until
+from workers import projector
+from workers.projector import all_projections, project
+
+CLOCK = SystemClock()
+SWAP = """
+    CREATE TABLE shadow (LIKE {name} INCLUDING ALL);
+    INSERT INTO shadow SELECT * FROM {name};
+    GRANT SELECT, INSERT, UPDATE, DELETE ON shadow TO runledger_service;
+    ALTER TABLE {name} RENAME TO {old};
+    ALTER TABLE shadow RENAME TO {name}"""
+VIEWS = ("credits", "messages", "runs", "sandboxes")
+PASSING = (
+    errors.DeadlockDetected(),
+    errors.SerializationFailure(),
+    errors.LockNotAvailable(),
+    errors.QueryCanceled(),
+    errors.DiskFull(),
+    errors.OutOfMemory(),
+    errors.ReadOnlySqlTransaction(),
+    errors.UndefinedTable(),
+    errors.AdminShutdown(),
+    StoreUnavailable("down"),
+    MemoryError(),
+    OSError(errno.ENOSPC, "disk full"),
+)
+
+
+@pytest.fixture
+async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
+    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def reader(database: Database) -> AsyncIterator[ReconnectingConnection]:
+    connection = ReconnectingConnection(Secret(database.url), name="reader")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def owner(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async with await psycopg.AsyncConnection.connect(database.admin_url, autocommit=True) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STOPPED_RETRY_SECONDS", "MIGRATION_RETRY_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(projector, name, 0.02)
+
+
+@asynccontextmanager
+async def projecting(some: Sequence[Projection]) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(project(some, CLOCK, CLOCK.sleep))
+    try:
+        yield task
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def by_name(reader: ReconnectingConnection) -> dict[str, Checkpoint]:
+    return {one.name: one for one in await checkpoints(reader)}
+
+
+async def assert_views_are_the_fold(
+    reader: ReconnectingConnection, log: PostgresEventLog, runs: Sequence[Run]
+) -> None:
+    for run in runs:
+        assert await rows_held(reader, log, run.run_id) == await rows_folded(log, run.run_id)
+
+
+async def finished(log: PostgresEventLog, count: int) -> list[Run]:
+    runs = [Run(log) for _ in range(count)]
+    await asyncio.gather(*(run.finish() for run in runs))
+    return runs
+
+
+class Picky:
+    """A view that does what it is told to at its next `apply`."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.name = view.name
+        self.columns = view.columns
+        self.key = view.key
+        self.looks_into = view.looks_into
+        self.needs_content = view.needs_content
+        self.rows_of = view.rows_of
+        self.comparable = view.comparable
+        self.poison: set[Position] = set()
+        self.raises: list[Exception] = []
+        self.batches: list[int] = []
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+        self.batches.append(len(batch))
+        await self._view.apply(connection, batch, table)
+        if self.raises:
+            raise self.raises.pop()
+        if self.poison & {one.position for one in batch}:
+            raise KeyError("canary")
+
+
+def picky_projections(
+    database: Database, log: PostgresEventLog
+) -> tuple[dict[str, Picky], tuple[Projection, ...]]:
+    url = Secret(database.url)
+    window = LogWindow(url)
+    picky = {view.name: Picky(view) for view in all_views(log.data_keys)}
+    return picky, tuple(Projection(url, one, log.data_keys, window) for one in picky.values())
+
+
+@pytest.mark.parametrize("name", ["credits", "messages"])
+async def test_an_event_that_one_fold_cannot_take_stops_that_view_alone(
+    name: str,
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is found among many that are folded together, and everything before it is in the view."""
+    runs = await finished(log, 8)
+    picky, some = picky_projections(database, log)
+    run = runs[5]
+    ending = (await log.read(run.run_id))[-3]
+    picky[name].poison = {ending.position}
+
+    async with projecting(some):
+
+        async def stopped() -> Checkpoint | None:
+            one = (await by_name(reader))[name]
+            return one if one.stopped_at is not None else None
+
+        state = await until(stopped)
+        assert state is not None
+        assert state.stopped_position == ending.position
+        event = f"event {ending.version} of run {run.run_id} ({ending.type})"
+        assert state.stopped_error == f"{event}: KeyError"
+        ((left,),) = await reader.fetch(
+            "SELECT count(*) FROM stored_events"
+            " WHERE notification_id > %s AND notification_id < %s",
+            (state.position, state.stopped_position),
+        )
+        assert left == 0
+
+        def tried_again() -> bool:
+            return picky[name].batches[-3:] == [1, 1, 1]
+
+        await until(tried_again)
+        runs += await finished(log, 2)
+        ((last,),) = await reader.fetch("SELECT max(notification_id) FROM stored_events")
+
+        async def the_others_went_on() -> bool:
+            at = {one.name for one in await checkpoints(reader) if one.position == last}
+            return at == set(VIEWS) - {name}
+
+        await until(the_others_went_on)
+        assert (await by_name(reader))[name] == state  # `stopped_at` too: since when, not how often
+        assert sum("is stopped" in message for message in caplog.messages) == 1
+        assert "canary" not in caplog.text
+
+        picky[name].poison = set()
+        await until(lambda: are_caught_up(reader))
+        assert (await by_name(reader))[name].stopped_at is None
+        await assert_views_are_the_fold(reader, log, runs)
+
+
+async def test_an_unknown_tag_stops_every_view_there_and_a_release_that_knows_it_goes_on(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    """Only the newer release can tell which views it concerns."""
+    runs = await finished(log, 3)
+    unknown = (await log.read(runs[1].run_id))[3]
+    retag = (
+        "UPDATE stored_events SET topic = %(new)s, state = convert_to(replace("
+        "convert_from(state, 'UTF8'), %(old)s, %(new)s), 'UTF8') WHERE notification_id = %(place)s"
+    )
+    names = {"old": "run.started.v1", "new": "run.started.v9", "place": unknown.position}
+    await owner.execute(retag, names)
+
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+
+        async def all_stopped() -> bool:
+            places = {one.stopped_position for one in await checkpoints(reader)}
+            return places == {unknown.position}
+
+        await until(all_stopped)
+        for one in await checkpoints(reader):
+            assert "UnknownEvent" in str(one.stopped_error)
+            assert "run.started.v9" in str(one.stopped_error)
+
+        await owner.execute(retag, names | {"old": names["new"], "new": names["old"]})
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, runs)
+
+
+async def test_content_that_cannot_be_opened_is_read_again_until_it_is_mended(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    runs = await finished(log, 2)
+    place = (await log.read(runs[0].run_id))[0].position
+    was = await owner.execute("SELECT state FROM stored_events WHERE notification_id = %s", [place])
+    ((state,),) = await was.fetchall()
+    put = "UPDATE stored_events SET state = %s WHERE notification_id = %s"
+    await owner.execute(put, [state.replace(b'"sealed":"', b'"sealed":"AAAA'), place])
+
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+
+        async def messages_stopped() -> bool:
+            stopped = {one.name: one.stopped_position for one in await checkpoints(reader)}
+            return stopped == dict.fromkeys(VIEWS) | {"messages": place}
+
+        await until(messages_stopped)
+        await owner.execute(put, [state, place])
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, runs)
+
+
+async def test_trouble_that_passes_is_never_taken_for_a_poison_event(
+    database: Database, log: PostgresEventLog, reader: ReconnectingConnection
+) -> None:
+    run = Run(log)
+    await run.do(run.request())
+    view = Picky(RunsView())
+    projection = Projection(Secret(database.url), view, log.data_keys)
+    for error in PASSING:
+        view.raises = [error]
+
+        with pytest.raises(StoreUnavailable):
+            await projection.advance(100)
+        state = (await by_name(reader))["runs"]
+        assert (state.position, state.stopped_at) == (0, None), error
+        assert (await rows_held(reader, log, run.run_id))["runs"] == []
+
+    assert await projection.advance(100) == 1
+    await projection.close()
+
+
+async def test_a_locked_table_holds_its_view_alone(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+        async with owner.transaction():
+            await owner.execute("LOCK TABLE messages IN SHARE MODE")
+            runs = await finished(log, 3)
+            ((last,),) = await reader.fetch("SELECT max(notification_id) FROM stored_events")
+
+            async def the_others_went_on() -> bool:
+                at = {one.name for one in await checkpoints(reader) if one.position == last}
+                return at == set(VIEWS) - {"messages"}
+
+            await until(the_others_went_on)
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, runs)
+
+
+async def test_a_table_that_another_takes_the_place_of_loses_and_doubles_nothing(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    """As a rebuild does it: under the checkpoint's lock, between two batches."""
+    runs: list[Run] = []
+    writing = True
+
+    async def write() -> None:
+        while writing:
+            runs.extend(await finished(log, 2))
+
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+        writer = asyncio.create_task(write())
+        for name in VIEWS * 2:
+            shown = len(runs)
+            await until(lambda shown=shown: len(runs) > shown)
+            async with owner.transaction():
+                await owner.execute("SELECT FROM checkpoints WHERE name = %s FOR UPDATE", [name])
+                await owner.execute(SWAP.format(name=name, old=f"{name}_{shown}").encode())
+        writing = False
+        await writer
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, runs)
+        assert {one.stopped_at for one in await checkpoints(reader)} == {None}
+
+
+async def test_a_view_whose_checkpoint_is_set_back_is_filled_again(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    runs = await finished(log, 3)
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+        await until(lambda: are_caught_up(reader))
+        async with owner.transaction():
+            await owner.execute("UPDATE checkpoints SET position = 0")
+            await owner.execute("TRUNCATE runs, messages, credits, sandboxes")
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, runs)
+
+
+async def test_a_view_that_the_database_was_not_migrated_to_waits_and_the_others_go_on(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await owner.execute("DELETE FROM checkpoints WHERE name = 'sandboxes'")
+    runs = await finished(log, 2)
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+        await until(lambda: are_caught_up(reader))
+        await until(lambda: "view sandboxes waits for a migration" in caplog.text)
+        assert len(await checkpoints(reader)) == 3
+
+        await owner.execute("INSERT INTO checkpoints (name) VALUES ('sandboxes')")
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, runs)
+
+
+async def test_invariant_8_a_commit_whose_reply_is_lost_is_not_made_twice(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = await finished(log, 4)
+    for projection in all_projections(Secret(database.url), log.data_keys):
+        run = projection._connection.run
+
+        async def lost(
+            work: Callable[[Connection], Awaitable[Any]],
+            run: Callable[..., Awaitable[Any]] = run,
+            **options: Any,
+        ) -> Any:
+            done = await run(work, **options)
+            if isinstance(done, int):  # a batch; a look-up gives rows
+                raise StoreUnavailable("the reply was lost")
+            return done
+
+        with monkeypatch.context() as patched:
+            patched.setattr(projection._connection, "run", lost)
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable):
+                    await projection.advance(5)
+        while await projection.advance(5):
+            pass
+        await projection.close()
+
+    assert await are_caught_up(reader)
+    await assert_views_are_the_fold(reader, log, runs)
