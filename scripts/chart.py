@@ -14,6 +14,7 @@ LINE_GAP: Final = 13.0
 """Between two names at the right, at least."""
 STYLE: Final = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
+.paper { fill: #ffffff }
 .title { font-weight: 600; font-size: 13px }
 .axis { stroke: #59636e } .grid { stroke: #d1d9e0 } .line { fill: none; stroke-width: 2 }
 .c0 { stroke: #0969da; fill: #0969da } .c1 { stroke: #bc4c00; fill: #bc4c00 }
@@ -21,13 +22,15 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .c4 { stroke: #bf3989; fill: #bf3989 } .c5 { stroke: #59636e; fill: #59636e }
 text.name { stroke: none }
 @media (prefers-color-scheme: dark) {
-text { fill: #e6edf3 } .axis { stroke: #9198a1 } .grid { stroke: #3d444d }
+text { fill: #e6edf3 } .paper { fill: #0d1117 } .axis { stroke: #9198a1 } .grid { stroke: #3d444d }
 .c0 { stroke: #4493f8; fill: #4493f8 } .c1 { stroke: #f0883e; fill: #f0883e }
 .c2 { stroke: #3fb950; fill: #3fb950 } .c3 { stroke: #ab7df8; fill: #ab7df8 }
 .c4 { stroke: #db61a2; fill: #db61a2 } .c5 { stroke: #9198a1; fill: #9198a1 }
 }
 """
-"""Colours that can be told apart on white and on black; each line is named beside its end too."""
+"""Its own ground, light or dark, so that it can be read on any page; colours that can be told
+apart on both, and each line is named beside its end too.
+"""
 COLOURS: Final = 6
 
 
@@ -57,6 +60,7 @@ def page(charts: Sequence[Chart], columns: int) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
         f"<title>{escape(', '.join(chart.title for chart in charts))}</title>",
         f"<style>{STYLE}</style>",
+        f'<rect class="paper" width="{width}" height="{height}"/>',
     ]
     for number, chart in enumerate(charts):
         row, column = divmod(number, columns)

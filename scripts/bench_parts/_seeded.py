@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,9 +114,10 @@ def vacuum(place: Place, *tables: str) -> None:
     place.rows("CHECKPOINT")
 
 
-def run_script(place: Place, name: str, *arguments: str) -> Ran:
-    """An operators' script that prints one JSON object last. Ends the benchmark if it fails."""
-    return run_json(place, [sys.executable, str(SCRIPTS / name), *arguments])
+def run_script(place: Place, name: str, *arguments: str, codes: Sequence[int] = (0,)) -> Ran:
+    """An operators' script that prints one JSON object last. Ends the benchmark if it fails, that
+    is, if its exit code is not one of `codes`."""
+    return run_json(place, [sys.executable, str(SCRIPTS / name), *arguments], codes)
 
 
 def run_module(place: Place, name: str, *arguments: str) -> Ran:
@@ -124,7 +125,7 @@ def run_module(place: Place, name: str, *arguments: str) -> Ran:
     return run_json(place, [sys.executable, "-m", f"scripts.bench_parts.{name}", *arguments])
 
 
-def run_json(place: Place, argv: list[str]) -> Ran:
+def run_json(place: Place, argv: list[str], codes: Sequence[int] = (0,)) -> Ran:
     begin = time.perf_counter()
     with subprocess.Popen(  # noqa: S603 - our own argv
         argv, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -135,7 +136,7 @@ def run_json(place: Place, argv: list[str]) -> Ran:
         finally:
             process.kill()
     seconds = time.perf_counter() - begin
-    if process.returncode != 0:
+    if process.returncode not in codes:
         raise SystemExit(f"bench: {' '.join(argv[1:])} ended with {process.returncode}: {err}")
     lines = out.strip().splitlines()
     return Ran(json.loads(lines[-1]) if lines else {}, seconds, memory)
