@@ -14,7 +14,7 @@ from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.projection import checkpoints
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
-from tests.support.views import are_caught_up, folded, shown
+from tests.support.views import are_caught_up, rows_folded, rows_held
 from tests.support.waiting import until
 
 RUNS_A_ROUND = 20
@@ -75,6 +75,5 @@ async def test_invariant_8_views_equal_the_fold_after_projectors_were_killed_at_
         finally:
             await kill(last)
         for run in runs:
-            where = (run.run_id, run.account_id, run.chat_id)
-            assert await shown(reader, log, where) == await folded(log, where)
+            assert await rows_held(reader, log, run.run_id) == await rows_folded(log, run.run_id)
     await reader.close()
