@@ -97,10 +97,12 @@ class Erasing:
         """Cancel what is live, and wait for the ends. Raises StillLiveError, unless forced."""
         live = await self._ended_within(self._wait_seconds)
         if live and not self._force:
-            raise StillLiveError(
+            sentence = (
                 f"{_many(live)} did not end, so the data key was not destroyed: {_named(live)}."
                 " Run it again later, or --force it"
             )
+            self._left["runs"] = [sentence]
+            raise StillLiveError(sentence)
 
     async def end_late_runs(self) -> None:
         """Those of requests that were on their way in when the door was shut."""

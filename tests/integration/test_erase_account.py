@@ -223,6 +223,7 @@ async def test_a_run_that_does_not_end_keeps_the_key_until_it_is_forced(place: P
         place.stream(live.run_id)
         refused = place.erase("--wait-seconds", "0", code=1)
         assert (refused["complete"], refused["keyDestroyedAt"]) == (False, None)
+        assert str(live.run_id) in refused["left"][0]
         assert (
             f"1 live run did not end, so the data key was not destroyed: {live.run_id}"
             in (refused["said"])
