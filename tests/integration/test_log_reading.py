@@ -10,13 +10,14 @@ import pytest
 from runs_domain import commands as c
 from runs_domain.errors import StaleAttempt
 from runs_domain.handle import handle
-from runs_domain.ids import Attempt, Position
-from runs_domain.ports import Recorded
+from runs_domain.ids import Attempt, Position, Version
+from runs_domain.ports import Recorded, Stored
 from runs_domain.run import fold, status_of
 from runs_domain.settings import Secret
+from runs_domain.storage import lean_reads
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.lean_reads import STREAMS_PER_QUERY_MAX
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS, PostgresEventLog, open_log
 from runs_domain.storage.recorder import EventMapper, stock_recorder
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
@@ -203,3 +204,30 @@ async def test_invariant_12_one_query_fetches_few_streams_however_many_are_asked
 
     assert [stream[0].run_id for stream in streams] == [run.run_id for run in runs]
     assert max(asked) <= STREAMS_PER_QUERY_MAX < len(runs)
+
+
+async def test_a_page_of_a_stream_is_bounded_in_bytes_and_read_by_its_key(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of large events is shorter; only the last page is followed by none."""
+    async with open_log(Secret(database.url), SECRETS, SystemClock()) as log:
+        run = Run(log)
+        await run.finish("x" * 2_000)
+        whole = await log.read_stored(run.run_id)
+        for bytes_max, pages_at_most in ((1, len(whole)), (2_000, len(whole) - 1)):
+            monkeypatch.setattr(lean_reads, "STREAM_PAGE_BYTES_MAX", bytes_max)
+            pages: list[tuple[Stored, ...]] = []
+            while page := await log.read_stored(
+                run.run_id, after=Version(sum(map(len, pages))), limit=100
+            ):
+                pages.append(page)
+            assert tuple(one for page in pages for one in page) == whole
+            assert 1 < len(pages) <= pages_at_most
+        assert len(pages[-1]) > 1
+    with psycopg.connect(database.url) as connection:
+        for name, value in LOOK_UP_SETTINGS.items():
+            connection.execute(f"SET {name} = {value}")
+        plan = connection.execute(
+            f"EXPLAIN {lean_reads._STREAM_PAGE}".encode(), (run.run_id, 0, 100, 1_000)
+        ).fetchall()
+    assert "Index Scan using stored_events_pkey" in str(plan)
