@@ -173,25 +173,31 @@ class StreamProof:
         misfit = ENVELOPE.misfit(envelope)
         if misfit is not None:
             return "envelope", f"has {misfit} in its envelope"
-        if (envelope["runId"], envelope["version"], envelope["type"]) != (
-            self.run_id,
-            version,
-            tag,
-        ):
-            return "row", "is the event of another place than its row says"
         return (
-            self._placed(envelope["at"], position)
+            self._of_row(version, tag, envelope)
+            or self._timed(envelope["at"])
+            or self._placed(position)
             or self._chained(envelope["prev"])
             or self._meant(tag, envelope)
         )
 
-    def _placed(self, at: str, position: int | None) -> Wrong:
-        if at != self._at:
-            if not is_time(at):
-                return "envelope", "has no proper at in its envelope"
-            if at < self._at:
-                return "time", "is older than its predecessor"
-            self._at = at
+    def _of_row(self, version: int, tag: str, envelope: dict[str, Any]) -> Wrong:
+        said = envelope["runId"], envelope["version"], envelope["type"]
+        if said == (self.run_id, version, tag):
+            return None
+        return "row", "is the event of another place than its row says"
+
+    def _timed(self, at: str) -> Wrong:
+        if at == self._at:
+            return None
+        if not is_time(at):
+            return "envelope", "has no proper at in its envelope"
+        if at < self._at:
+            return "time", "is older than its predecessor"
+        self._at = at
+        return None
+
+    def _placed(self, position: int | None) -> Wrong:
         if position is None:
             return None
         if self._position is not None and position <= self._position:

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runs_domain import events as e
-from runs_domain.audit import StreamAudit
+from runs_domain.audit import Rows, StreamAudit
 from runs_domain.audit_rules import stream_rules
 from runs_domain.storage.history_check import quick_json
 from tests.support.builders import RUN
@@ -106,7 +106,8 @@ def another(data: st.DataObject, name: str, value: object) -> object:
 def deep_faults(told: list[Told]) -> list[str]:
     """What `check_invariants` says, which opens what is sealed."""
     audit = StreamAudit(RUN, stream_rules(RUN))
-    return [one.sentence for each in recorded_of(stored(told)) for one in audit.take(each)]
+    found = [one for each in recorded_of(stored(told)) for one in audit.take(each)]
+    return [one.sentence for one in (*found, *audit.end(Rows()))]
 
 
 @settings(max_examples=400, deadline=None)
