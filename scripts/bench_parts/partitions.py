@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +24,7 @@ PARTITIONS = 16
 CALLERS = 16
 STREAMS = 2_000
 BATCH_EVENTS = 2_000
-BATCHES = 50
+BATCHES_MAX = 50
 STREAM = """
 SELECT originator_version, topic, state, notification_id FROM stored_events
 WHERE originator_id = %s AND originator_version > 0 ORDER BY originator_version
@@ -74,7 +73,7 @@ def _measure(place: Place, runs: int) -> dict[str, Any]:
     with psycopg.connect(url, autocommit=True, options=settings) as connection:
         chance = random.Random(1)  # noqa: S311 - no secret
         ids = [row[0] for row in connection.execute("SELECT run_id FROM run_heads").fetchall()]
-        streams = _timed(lambda: _stream(connection, chance.choice(ids)), STREAMS)
+        streams = [_stream(connection, chance.choice(ids)) for _ in range(STREAMS)]
         tail = _tail(connection)
     return {
         "runs": runs,
@@ -90,28 +89,23 @@ def _measure(place: Place, runs: int) -> dict[str, Any]:
     }
 
 
-def _stream(connection: "psycopg.Connection[Any]", run_id: UUID) -> None:
+def _stream(connection: "psycopg.Connection[Any]", run_id: UUID) -> float:
+    begin = time.perf_counter()
     assert connection.execute(STREAM, (run_id,), prepare=True, binary=True).fetchall()
+    return time.perf_counter() - begin
 
 
 def _tail(connection: "psycopg.Connection[Any]") -> list[float]:
     """Batches one after another from the log's beginning."""
-    after = 0
-
-    def batch() -> None:
-        nonlocal after
-        cursor = connection.execute(TAIL, (after, BATCH_EVENTS), prepare=True, binary=True)
-        after = cursor.fetchall()[-1][4]
-
-    return _timed(batch, BATCHES)
-
-
-def _timed(work: Callable[[], None], times: int) -> list[float]:
-    took = []
-    for _ in range(times):
+    after, took = 0, []
+    for _ in range(BATCHES_MAX):
         begin = time.perf_counter()
-        work()
+        cursor = connection.execute(TAIL, (after, BATCH_EVENTS), prepare=True, binary=True)
+        batch = cursor.fetchall()
         took.append(time.perf_counter() - begin)
+        if len(batch) < BATCH_EVENTS:
+            break
+        after = batch[-1][4]
     return took
 
 
