@@ -5,11 +5,11 @@ Fields of the mapping that are sealed may be absent: they were erased, or are no
 rule makes is content only if it makes it of content. docs/events.md tells how to add one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeAlias
 
 from runs_domain.errors import UnknownEvent
-from runs_domain.events import TYPES, Json
+from runs_domain.events import TYPES, Event, Json
 
 Rule: TypeAlias = Callable[[Json], Json]
 """The stored fields of an old tag → those of the next. It may change and give back its own."""
@@ -32,6 +32,13 @@ def newest_tag(tag: str, *, rules: Mapping[str, tuple[str, Rule]] = RULES) -> st
     """What `tag` is read as. Raises as `upcast` does."""
     old_tags = _old_tags(tag, rules)
     return rules[old_tags[-1]][0] if old_tags else tag
+
+
+def stored_tags(
+    kinds: Collection[type[Event]], *, rules: Mapping[str, tuple[str, Rule]] = RULES
+) -> list[str]:
+    """All tags, old and new, that are read as one of `kinds`: for who looks by tag in SQL."""
+    return [tag for tag in (*TYPES, *rules) if TYPES[newest_tag(tag, rules=rules)] in kinds]
 
 
 def _old_tags(tag: str, rules: Mapping[str, tuple[str, Rule]]) -> list[str]:

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from runs_domain.errors import HistoryCorrupt, UnknownEvent
-from runs_domain.events import SEALED, TAGS
+from runs_domain.events import SEALED, TAGS, Started
 from runs_domain.ids import Position, chain_start
 from runs_domain.ports import Recorded
 from runs_domain.run import fold, status_of
 from runs_domain.storage import codec
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.sealing import DataKey
-from runs_domain.upcast import RULES, upcast
+from runs_domain.upcast import RULES, stored_tags, upcast
 
 HISTORY = sorted(Path(__file__).with_name("history").glob("*.json"))
 KEY = DataKey(bytes(range(32)))
@@ -114,6 +114,16 @@ def test_rules_chain_from_the_oldest_shape_to_the_newest() -> None:
         "run.started.v1",
         {"first": 1, "second": 2, "third": 3},
     )
+
+
+def test_who_looks_by_tag_finds_the_old_ones_too() -> None:
+    rules = {
+        "run.begun.v1": ("run.begun.v2", dict),
+        "run.begun.v2": ("run.started.v1", dict),
+        "run.halted.v1": ("run.cancelled.v1", dict),
+    }
+
+    assert stored_tags({Started}, rules=rules) == ["run.started.v1", "run.begun.v1", "run.begun.v2"]
 
 
 def test_a_tag_of_a_newer_release_is_refused_by_name() -> None:

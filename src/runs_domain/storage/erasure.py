@@ -13,10 +13,11 @@ import psycopg
 
 from runs_domain.credentials_port import AccountKind
 from runs_domain.errors import RunledgerError
-from runs_domain.events import SEALED, TAGS, Struct
+from runs_domain.events import SEALED, Struct
 from runs_domain.ids import AccountId, Position, RunId, SessionId
 from runs_domain.storage.connection import Connection, Fetches, ReconnectingConnection
 from runs_domain.storage.redis_names import CHUNKS_LIVE_SECONDS
+from runs_domain.upcast import stored_tags
 
 RUNS_PER_PAGE: Final = 1_000
 ROWS_PER_DELETE_MAX: Final = 10_000
@@ -159,7 +160,7 @@ WHERE age(transaction) >= replaced.age
 _REWRITE: Final = ("VACUUM (FULL) account_data_keys", "VACUUM (FULL) accounts")
 """A plain VACUUM frees the space of old row versions and leaves their bytes in it. Both tables have
 one small row an account, so nobody waits for long."""
-_SEALED_TAGS: Final = [TAGS[kind] for kind in SEALED]
+_SEALED_TAGS: Final = stored_tags(SEALED)
 
 
 class Subject(Struct, frozen=True):
