@@ -7,6 +7,7 @@ from types import FunctionType
 from runs_domain.settings import RANGES, Settings
 from runs_domain.storage import receipts
 from runs_domain.storage import redis_names as names
+from runs_domain.storage.rebuild_shadow import REPLACED, SHADOW
 from tests.support.deletions import found
 
 TEXT = (Path(__file__).parents[2] / "docs/retention.md").read_text("utf-8")
@@ -79,6 +80,7 @@ def test_the_times_that_are_told_are_the_codes() -> None:
     )
     for said in (
         f"`RUNLEDGER_CHUNKS_KEPT_SECONDS` ({default} by default)",
+        f"`{SHADOW}` or `{REPLACED}`",
         f"{names.CHUNKS_LIVE_SECONDS // 3600} h after the last frame",
         f"{names.CRON_LOCK_SECONDS} s",
         f"{names.DUTY_SECONDS} s after",
