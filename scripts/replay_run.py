@@ -12,6 +12,7 @@ from operator_script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
+import io
 import logging
 import os
 import shutil
@@ -96,10 +97,13 @@ async def _read(settings: Settings, run_id: RunId, point: Point | None) -> RunHi
 
 
 def _show(shown: Replay, options: argparse.Namespace) -> None:
+    assert isinstance(sys.stdout, io.TextIOWrapper)  # noqa: S101 - nobody has replaced it
     if options.json:
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: JSON has no other
         print(safe_json(msgspec.json.encode(as_json(shown)).decode()))
-    elif options.plain or not _is_interactive() or not shown.rows:
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        return
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if options.plain or not _is_interactive() or not shown.rows:
         print_page(shown, columns=shutil.get_terminal_size().columns)
     else:
         from replay_screen import explore  # noqa: PLC0415 - pages and JSON are quicker without it

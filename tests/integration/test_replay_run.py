@@ -138,6 +138,17 @@ def test_control_characters_of_content_never_reach_the_terminal(
         assert r"\x1b]0;owned\x07 \x1b[2J\x9b31m tab    here \u202e gnp.exe \u2066 end" in out
 
 
+def test_a_locale_without_the_characters_stops_nothing(runs: Runs) -> None:
+    """Pages name what they cannot write; JSON is UTF-8 everywhere."""
+    ascii_only = runs.environment | {"PYTHONIOENCODING": "ascii"}
+    run_id = str(runs.ids["completed"])
+    page = run_script("replay_run.py", run_id, env=ascii_only)
+    assert (page.returncode, page.stderr) == (0, "")
+    assert r"\u201cSay hello\u201d" in page.stdout
+    told = run_script("replay_run.py", run_id, "--json", env=ascii_only)
+    assert json.loads(told.stdout)["events"] == runs.answers["completed", "/events"]["data"]
+
+
 # ------------------------------------------------------------------------------ trouble
 
 
