@@ -9,12 +9,15 @@ NOTHING = "nothing"
 
 
 def print_findings(found: Found, *, as_json: bool, would: bool) -> int:
-    """The exit code. `would`: it is told as what a rebuild would do."""
+    """The exit code. `would`: it is told as what a rebuild would do, which lets a view that stands
+    still go on; in a check that is a finding.
+    """
     if as_json:
         print(_json(found))
     else:
         _print(found, would=would)
-    return 0 if found.is_right else 1
+    stand_still = not would and any(view.stopped_position is not None for view in found.views)
+    return 0 if found.is_right and not stand_still else 1
 
 
 def _print(found: Found, *, would: bool) -> None:

@@ -62,7 +62,6 @@ def load(job: LoadJob, number: int, report: Report) -> None:
     Raises CannotFold, Unreadable, StoreUnavailable, ServerFailed.
     """
     del number
-    gc.disable()  # nothing here is cyclic, and a collection looks at every event that is in memory
     views = folding(job.views)
     log = connect(job.url, name=NAME, parameters=IN_ORDER)
     writer = connect(job.url, name=NAME, parameters=_WRITING)

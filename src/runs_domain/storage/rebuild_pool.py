@@ -4,6 +4,7 @@ What they do is theirs: they report numbers and findings, and the first that fai
 """
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -99,30 +100,22 @@ async def _follow(
 def _error_of(failed: _Failed) -> RunledgerError:
     if failed.trace:
         return WorkerFailed("\n".join((failed.sentence, *failed.trace)))
-    return failed.kind(failed.sentence)
+    return failed.kind(failed.sentence)  # every error of ours that comes this way takes that
 
 
 def _main(work: Work[Any], job: Any, number: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()  # what we do makes no cycles, and a collection looks at every event in memory
     try:
         work(job, number, pipe.send)
     except RunledgerError as error:
-        pipe.send(_Failed(str(error), _takes_a_sentence(type(error))))
+        pipe.send(_Failed(str(error), type(error)))
     except psycopg.Error as error:
         failure = told(error, "reading or writing", "runledger rebuild")
         pipe.send(_Failed(str(failure), type(failure)))
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells of it
         pipe.send(_Failed("a worker process failed", WorkerFailed, tuple(places(error))))
-
-
-def _takes_a_sentence(kind: type[RunledgerError]) -> type[RunledgerError]:
-    """The class, or its nearest base that is made of a message alone."""
-    return next(
-        one
-        for one in kind.__mro__
-        if issubclass(one, RunledgerError) and "__init__" not in vars(one)
-    )
 
 
 def _end_with_parent() -> None:

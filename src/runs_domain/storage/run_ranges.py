@@ -23,13 +23,11 @@ FROM (
 """
 
 
-async def plan(
-    connection: Fetches, upto: Position, range_events: int = RANGE_EVENTS
-) -> tuple[Range, ...]:
+async def plan(connection: Fetches, upto: Position) -> tuple[Range, ...]:
     """Of what the log holds up to a position, by its heads: a stream without a head is in a range
     too, though not counted. Raises StoreUnavailable.
     """
-    parts = await connection.fetch(_PARTS, (range_events, upto))
+    parts = await connection.fetch(_PARTS, (RANGE_EVENTS, upto))
     return _between([first for first, _ in parts], [events for _, events in parts])
 
 

@@ -65,13 +65,7 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Unreadable(HistoryCorrupt):
-    """An event that cannot be taken, with its position. The message is for operators."""
-
-    def __init__(self, row: StoredRow, error: Exception) -> None:
-        super().__init__(
-            f"event {row.version} of run {row.run_id} at position {row.position}"
-            f" ({row.tag or 'no tag'}): {type(error).__name__}"
-        )
+    """An event that cannot be taken. The message is for operators, and says its position."""
 
 
 class Stream(msgspec.Struct, frozen=True, gc=False):
@@ -227,11 +221,18 @@ def _outline(row: StoredRow) -> Recorded:
     try:
         return lean_codec.outline(row)
     except HistoryCorrupt as error:
-        raise Unreadable(row, error) from None
+        raise _unreadable(row, error) from None
 
 
 def _with_content(row: StoredRow, outlined: Recorded, keys: Keys) -> Recorded:
     try:
         return lean_codec.with_content(row, outlined, keys[outlined.subject])
     except HistoryCorrupt as error:
-        raise Unreadable(row, error) from None
+        raise _unreadable(row, error) from None
+
+
+def _unreadable(row: StoredRow, error: Exception) -> Unreadable:
+    return Unreadable(
+        f"event {row.version} of run {row.run_id} at position {row.position}"
+        f" ({row.tag or 'no tag'}): {type(error).__name__}"
+    )

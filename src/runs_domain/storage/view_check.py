@@ -70,6 +70,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_right(self) -> bool:
+        """Its rows are, up to where it is: also if it stands still there."""
         return not (self.counts.differing or self.is_beyond_the_end)
 
 

@@ -88,7 +88,6 @@ class Compared(msgspec.Struct, frozen=True):
 
 def compare(job: CompareJob, number: int, report: Report) -> None:
     """Reports a Compared a batch. Raises StoreUnavailable, ServerFailed."""
-    gc.disable()  # nothing here is cyclic, and a collection looks at every event that is in memory
     log, side, moment = (connect(job.url, name=NAME, parameters=IN_ORDER) for _ in range(3))
     try:
         moment.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
