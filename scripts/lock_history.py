@@ -24,6 +24,11 @@ def edits(root: Path, lock: Path, now: dict[str, dict[str, Any]]) -> Iterator[st
                 yield f"{lock}: {part} {name} {what} by hand: bring back what git has"
 
 
+def is_there(root: Path, lock: Path) -> bool:
+    """Whether git knows anything of the lock."""
+    return bool(_commits(root, lock))
+
+
 def _first_of_each(root: Path, lock: Path) -> dict[str, dict[str, Any]]:
     first: dict[str, dict[str, Any]] = {}
     for commit in _commits(root, lock):

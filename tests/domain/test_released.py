@@ -228,6 +228,10 @@ def test_what_a_branch_has_added_may_change_until_it_is_merged(tmp_path: Path) -
 
 def test_where_there_is_no_history_the_lock_stands_for_itself(tmp_path: Path) -> None:
     assert [*lock_history.edits(tmp_path, LOCK, ONE)] == []
+    assert not lock_history.is_there(tmp_path, LOCK)
+    repository = Repository(tmp_path)
+    repository.commit(ONE)
+    assert lock_history.is_there(tmp_path, LOCK)
 
 
 # ------------------------------------------------------------------------------ the corpus's width
