@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from runs_domain.settings import Secret
 from runs_domain.storage.accounts import Accounts
 from runs_domain.storage.connection import ReconnectingConnection
 from scripts.bench_parts._memory import PeakMemory
+from scripts.bench_parts.lib import cpu_seconds, ended_cpu_seconds
 from workers.stack.prepare import DATABASE, prepare_database
 from workers.stack.servers import Servers
 from workers.stack.stack import Stack
@@ -36,6 +38,7 @@ class Place(NamedTuple):
     folder: Path
     env: dict[str, str]
     """What scripts need; bare servers have no API."""
+    postgres_pid: int
 
     @property
     def admin_url(self) -> str:
@@ -59,6 +62,11 @@ class Ran(NamedTuple):
     said: dict[str, Any]
     seconds: float
     memory: PeakMemory
+    cpu_seconds: dict[str, float]
+    """Of the command's processes, and of PostgreSQL meanwhile, whoever it worked for."""
+
+    def cpu_us_per(self, count: int) -> dict[str, float]:
+        return {name: round(spent / count * 1e6, 2) for name, spent in self.cpu_seconds.items()}
 
 
 def say(sentence: str) -> None:
@@ -86,7 +94,7 @@ def bare_servers(folder: Path) -> Iterator[Place]:
             "RUNLEDGER_SECRET": servers.places.password("server_secret"),
             "RUNLEDGER_DATA_DIR": str(folder),
         }
-        yield Place(folder, env)
+        yield Place(folder, env, servers.postgres.pid)
 
 
 @contextmanager
@@ -97,7 +105,7 @@ def stack_on(folder: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     environ["RUNLEDGER_SANDBOX"] = "none"
     with Stack(folder, workers=1, port=0, environ=environ, say=say) as running:
         env = {"PATH": os.environ["PATH"], **running.details["env"]}
-        yield Place(folder, env), running.details
+        yield Place(folder, env, running.details["pids"]["postgres"]), running.details
 
 
 def seed(place: Place, runs: int, *options: str) -> dict[str, Any]:
@@ -105,7 +113,8 @@ def seed(place: Place, runs: int, *options: str) -> dict[str, Any]:
     say(f"seeds {runs:,} runs")
     ran = run_script(place, "seed_log.py", "--runs", str(runs), *options, "--json")
     vacuum(place, *LOG_TABLES)
-    return ran.said | {"memory_mib_max": ran.memory.mib_max}
+    cpu = ran.cpu_us_per(ran.said["events"])
+    return ran.said | {"cpu_us_per_event": cpu, "memory_mib_max": ran.memory.mib_max}
 
 
 def vacuum(place: Place, *tables: str) -> None:
@@ -126,7 +135,7 @@ def run_module(place: Place, name: str, *arguments: str) -> Ran:
 
 
 def run_json(place: Place, argv: list[str], codes: Sequence[int] = (0,)) -> Ran:
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), _cpu_seconds(place)
     with subprocess.Popen(  # noqa: S603 - our own argv
         argv, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -138,8 +147,17 @@ def run_json(place: Place, argv: list[str], codes: Sequence[int] = (0,)) -> Ran:
     seconds = time.perf_counter() - begin
     if process.returncode not in codes:
         raise SystemExit(f"bench: {' '.join(argv[1:])} ended with {process.returncode}: {err}")
+    spent = {name: after - cpu[name] for name, after in _cpu_seconds(place).items()}
     lines = out.strip().splitlines()
-    return Ran(json.loads(lines[-1]) if lines else {}, seconds, memory)
+    return Ran(json.loads(lines[-1]) if lines else {}, seconds, memory, spent)
+
+
+def _cpu_seconds(place: Place) -> dict[str, float]:
+    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "processes": ours.ru_utime + ours.ru_stime,
+        "postgres": cpu_seconds(place.postgres_pid) + ended_cpu_seconds(place.postgres_pid),
+    }
 
 
 def empty_views(place: Place, *views: str) -> None:

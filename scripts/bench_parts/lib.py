@@ -88,6 +88,12 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def ended_cpu_seconds(pid: int) -> float:
+    """User and system time of the children of a process that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / TICKS_PER_SECOND
+
+
 def _children(pid: int) -> list[int]:
     try:
         tasks = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

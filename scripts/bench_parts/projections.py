@@ -99,7 +99,9 @@ def _without_api(place: Place, parts: Sequence[str]) -> None:
         if library is not None:
             ours = alone["runs"]["events_per_s"]
             theirs = library["events_per_s"]
-            _emit("library", {**library, "ours_events_per_s": ours, "ratio": ours / theirs})
+            _emit(
+                "library", {**library, "ours_events_per_s": ours, "ratio": round(ours / theirs, 1)}
+            )
     if "verify" in parts:
         _verify(place)
     if "rebuild" in parts:
@@ -118,6 +120,7 @@ def _catch_up(place: Place, *views: str) -> dict[str, Any]:
         "events": ran.said["events"],
         "seconds": round(seconds, 2),
         "events_per_s": round(ran.said["events"] / seconds),
+        "cpu_us_per_event": ran.cpu_us_per(ran.said["events"]),
         "memory_mib_max": ran.memory.mib_max,
     }
 
@@ -138,6 +141,7 @@ def _library(place: Place) -> dict[str, Any]:
         "events": ran.said["events"],
         "seconds": round(ran.said["seconds"], 2),
         "events_per_s": round(ran.said["events"] / ran.said["seconds"]),
+        "cpu_us_per_event": ran.cpu_us_per(ran.said["events"]),
         "memory_mib_max": ran.memory.mib_max,
     }
 
@@ -149,6 +153,7 @@ def _verify(place: Place) -> None:
         "events": ran.said["events"],
         "seconds": ran.said["seconds"],
         "events_per_s": ran.said["eventsPerSecond"],
+        "cpu_us_per_event": ran.cpu_us_per(ran.said["events"]),
         "memory_mib_max": ran.memory.mib_max,
     }
     _emit("verify", figures, least={"events_per_s": 100_000}, most=MEMORY)
@@ -163,6 +168,7 @@ def _rebuild(place: Place, views: Sequence[str], target: float) -> None:
         "events": ran.said["events"],
         "seconds": ran.said["seconds"],
         "events_per_s": ran.said["events_per_second"],
+        "cpu_us_per_event": ran.cpu_us_per(ran.said["events"]),
         "swap_ms": ran.said["swap_ms"],
         "memory_mib_max": ran.memory.mib_max,
     }
@@ -174,7 +180,7 @@ async def _visible(details: dict[str, Any]) -> None:
     for runs_per_second, runs in VISIBLE_RATES:
         say(f"looks for {runs} runs in the list, {runs_per_second:g} a second")
         found = await visible(details, runs=runs, runs_per_second=runs_per_second)
-        figures = {"posts_per_s": runs_per_second, **found.figures()}
+        figures = {"asked_posts_per_s": runs_per_second, **found.figures()}
         _emit("visible", figures, most={"sent_to_visible_p50_ms": 15})
 
 

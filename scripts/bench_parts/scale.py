@@ -103,7 +103,7 @@ def _one_size(folder: Path, small_folder: Path, runs: int) -> dict[str, Any]:
         line["requests"] = asyncio.run(_requests(large, small))
         say("looks for runs in the list")
         found = asyncio.run(visible(large[1], runs=VISIBLE_RUNS, runs_per_second=VISIBLE_RATE))
-        line["visible"] = {"posts_per_s": VISIBLE_RATE, **found.figures()}
+        line["visible"] = {"asked_posts_per_s": VISIBLE_RATE, **found.figures()}
     with bare_servers(folder) as place:
         say("appends")  # last: nobody is to take up what it appends
         line["appends"] = asyncio.run(load(place.env["RUNLEDGER_DATABASE_URL"], APPEND_CALLERS))
