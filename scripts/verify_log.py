@@ -21,14 +21,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.ids import AccountId
 from runs_domain.proof import Fault
-from runs_domain.settings import load
+from runs_domain.settings import BadSettings, Secret
 from runs_domain.storage import history_parts as parts
 from runs_domain.storage.history_check import Absent, Note
 from runs_domain.storage.history_check import Progress as Checked
 from runs_domain.storage.history_workers import notes
 from runs_domain.storage.snapshot import Snapshot, open_snapshot
+from runs_domain.urls import is_postgres
 
 NAME = "runledger verify history"
+URL_SETTING = "RUNLEDGER_DATABASE_URL"
 
 
 class NothingThereError(Exception):
@@ -92,12 +94,12 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, StoreUnavailable):
-        return postgres_away(error, setting="RUNLEDGER_DATABASE_URL", name=NAME)
+        return postgres_away(error, setting=URL_SETTING, name=NAME)
     return str(error)
 
 
 async def _look(options: argparse.Namespace, tally: Tally) -> None:
-    url = load(os.environ).database_url
+    url = _database_url()
     begun = time.monotonic()
     async with open_snapshot(url, name=NAME) as snapshot:
         plan = await _plan(snapshot, options)
@@ -111,6 +113,18 @@ async def _look(options: argparse.Namespace, tally: Tally) -> None:
                 if isinstance(note, Checked):
                     advance(note.events)
     tally.seconds = time.monotonic() - begun
+
+
+def _database_url() -> Secret:
+    """All that is needed: an auditor has no server secret. Raises BadSettings."""
+    url = os.environ.get(URL_SETTING, "").strip()
+    if not url:
+        raise BadSettings(f"{URL_SETTING} is not set")
+    if not is_postgres(url):
+        raise BadSettings(
+            f"{URL_SETTING} must be like postgresql://user:password@host:5432/database"
+        )
+    return Secret(url)
 
 
 async def _plan(snapshot: Snapshot, options: argparse.Namespace) -> parts.Plan:

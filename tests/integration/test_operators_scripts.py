@@ -42,6 +42,21 @@ def test_a_script_without_the_packages_says_how_to_run_it(name: str) -> None:
     assert ended.stderr == f"{name}.py: run it with .venv/bin/python scripts/{name}.py\n"
 
 
+def test_a_log_is_not_verified_without_the_packages_either() -> None:
+    """Only a bundle is: until it is known what is wanted, the script imports none of them."""
+    ended = subprocess.run(  # noqa: S603 - our own argv
+        [PYTHON, "-S", SCRIPTS / "verify_history.py", "--all"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    said = "verify_history.py: run it with .venv/bin/python scripts/verify_history.py\n"
+    assert ended.stderr == said
+
+
 async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
     own_servers: Servers,
 ) -> None:
@@ -58,6 +73,7 @@ async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
         ("dead_letters", ("show", ID), 1),
         ("dead_letters", ("retry", ID), 1),
         ("check_invariants", (), 2),
+        ("verify_history", ("--all",), 2),
         ("keys", ("account", "Ada"), 1),
         ("replay_run", (ID,), 1),
         ("erase_account", (ID, "--yes"), 1),
