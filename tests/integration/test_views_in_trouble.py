@@ -272,6 +272,35 @@ async def test_trouble_that_passes_is_never_taken_for_a_poison_event(
     await projection.close()
 
 
+async def test_a_row_that_the_table_refuses_stops_its_view_at_the_event(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    """What PostgreSQL itself says no to comes back when all is sent; it is not lost on the way."""
+    await owner.execute("ALTER TABLE runs ADD CONSTRAINT odd CHECK (model <> 'odd')")
+    runs = await finished(log, 3)
+    odd = Run(log)
+    (refused,) = await odd.do(odd.request(model="odd"))
+    runs += await finished(log, 3)
+
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
+
+        async def runs_stopped() -> Checkpoint | None:
+            one = (await by_name(reader))["runs"]
+            return one if one.stopped_at is not None else None
+
+        state = await until(runs_stopped)
+        assert state is not None
+        assert state.stopped_position == refused.position
+        assert str(state.stopped_error).endswith("CheckViolation 23514")
+
+        await owner.execute("ALTER TABLE runs DROP CONSTRAINT odd")
+        await until(lambda: are_caught_up(reader))
+        await assert_views_are_the_fold(reader, log, [*runs, odd])
+
+
 async def test_a_locked_table_holds_its_view_alone(
     database: Database,
     log: PostgresEventLog,

@@ -146,20 +146,22 @@ class Projection:
         batch = await self._batch(part)
 
         async def work(connection: Connection) -> int | None:
-            async with connection.transaction():
-                cursor = await connection.execute(_CHECKPOINT, (self.name,), prepare=True)
-                checkpoint = await cursor.fetchone()
-                if checkpoint is None:
-                    return 0
-                if checkpoint[0] != place:
-                    return None
-                try:
+            try:
+                # What needs no answer goes out together: each trip costs the list a millisecond.
+                async with connection.pipeline(), connection.transaction():
+                    cursor = await connection.execute(_CHECKPOINT, (self.name,), prepare=True)
+                    checkpoint = await cursor.fetchone()
+                    if checkpoint is None:
+                        return 0
+                    if checkpoint[0] != place:
+                        return None
                     await self._view.apply(connection, batch, self.name)
-                except Exception as error:  # whatever it is: a fold that fails is not a lag
-                    _raise_passing(error)
-                    raise FoldFailed(part.rows[: len(batch)], error) from error
-                await connection.execute(_ADVANCE, (batch[-1].position, self.name), prepare=True)
-                return len(batch)
+                    last = batch[-1].position
+                    await connection.execute(_ADVANCE, (last, self.name), prepare=True)
+            except Exception as error:  # whatever it is: a fold that fails is not a lag
+                _raise_passing(error)
+                raise FoldFailed(part.rows[: len(batch)], error) from error
+            return len(batch)
 
         taken = await self._connection.run(work)
         if taken:
