@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from uuid import UUID
@@ -108,9 +107,7 @@ def open_plain(place: Path, name: str) -> BinaryIO:
 def strict_object(raw: bytes) -> dict[str, Any]:
     """One JSON object as RFC 8259 has it: UTF-8, no NaN, no key twice. Raises ValueError."""
     try:
-        found = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        found = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     except RecursionError:
@@ -131,14 +128,17 @@ def shown(value: object) -> str:
 SHOWN_CHARACTERS_MAX: Final = 80
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the key {shown(name)} stands twice")
-        found[name] = value
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the key {shown(twice)} stands twice")
     return found
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.bundle_edits import at, doubled, edited, rechained, restated, swapped, without
 from tests.support.bundles import Bundle, exported, scripts_importable, verified
 from tests.support.some_history import SomeHistory, some_history
-from tests.support.tampering import at, doubled, edited, rechained, restated, swapped, without
 from workers.stack.servers import Servers
 
 EVENTS = "events-00001.ndjson"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bundle_edits import at, restated
 from tests.support.bundles import BARE_PYTHON, Bundle, exported
 from tests.support.operators import SCRIPTS
 from tests.support.some_history import SomeHistory, some_history
-from tests.support.tampering import at, restated
 from workers.stack.servers import Servers
 
 ROOT = SCRIPTS.parent

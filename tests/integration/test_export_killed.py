@@ -82,12 +82,16 @@ def test_an_export_that_is_killed_goes_on_and_ends_with_the_same_bytes(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("part_events", "page_events"), [(1, 3), (7, 1), (7, 4), (100, 100)])
+@pytest.mark.parametrize(
+    ("part_events", "page_events", "every"), [(1, 3, 7), (7, 1, 1), (7, 4, 1), (100, 100, 1)]
+)
 def test_an_export_that_is_killed_at_any_step_goes_on(
-    history: SomeHistory, tmp_path: Path, part_events: int, page_events: int
+    history: SomeHistory, tmp_path: Path, part_events: int, page_events: int, every: int
 ) -> None:
+    """With a part an event there are hundreds of steps: every seventh of them."""
+    steps = range(0, 4000, every)
     found = killed(
-        history, tmp_path / "out", range(4000), part_events=part_events, page_events=page_events
+        history, tmp_path / "out", steps, part_events=part_events, page_events=page_events
     )
     assert {did for did, _ in found} == set(STEPS)
     assert {digest for _, digest in found} == {found[0][1]}
