@@ -81,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="destroy the key though runs are still live; run it once more when they have ended",
     )
+    parser.add_argument(
+        "--rewrite",
+        action="store_true",
+        help="have the files of the accounts' tables written anew however large they are: requests"
+        " wait, about five seconds for a million accounts",
+    )
     parser.add_argument("--json", action="store_true", help="the receipt as one JSON object")
     return parser
 
@@ -129,6 +135,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             by=actor_of(options.by),
             wait_seconds=options.wait_seconds,
             force=options.force,
+            however_large=options.rewrite,
             say=lambda sentence: print(f"erase_account: {sentence}", file=sys.stderr),
         )
         return await _erase(erasing, as_json_object=options.json)

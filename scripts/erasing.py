@@ -37,13 +37,17 @@ from runs_domain.storage.redis_push import RedisCancelPush
 from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
 
 LOOK_SECONDS: Final = 0.2
-BUSY_TRIES_MAX: Final = 15
+BUSY_TRIES_MAX: Final = 60
 """For a table that others hold; each waits `erasure.LOCK_SECONDS_MAX`, then makes way for them."""
 SNAPSHOT_SECONDS_MAX: Final = 30.0
 """How long transactions that began before may go on seeing the old rows."""
 IN_HAND_SECONDS: Final = 5.0
 """How long whoever has just taken a key from its cache may still use it."""
 RUNS_NAMED_MAX: Final = 10
+NOT_REWRITTEN: Final = (
+    "free space in the files of the tables accounts and account_data_keys, which are large: it may"
+    " have pieces of the name and the wrapped key; --rewrite in a quiet hour"
+)
 WHY: Final = "the account is erased"
 
 
@@ -64,6 +68,7 @@ class Erasing:
         by: str,
         wait_seconds: float,
         force: bool,
+        however_large: bool,
         say: Callable[[str], None],
         cached_seconds: float = DATA_KEY_SECONDS_MAX + IN_HAND_SECONDS,
     ) -> None:
@@ -77,12 +82,13 @@ class Erasing:
         self._by = by
         self._wait_seconds = wait_seconds
         self._force = force
+        self._however_large = however_large
         self._say = say
         self._cached_seconds = cached_seconds
         self._asked: set[RunId] = set()
         self._left: dict[str, list[str]] = {}
         """By step, so that one that is taken twice tells how it is now."""
-        self._not_covered: str | None = None
+        self._not_covered: list[str] = []
 
     # ---------------------------------------------------------------------------- the way in
 
@@ -215,12 +221,17 @@ class Erasing:
                 ]
                 return
             await self._clock.sleep(LOOK_SECONDS)
-        busy = await self._until_free(self._erasure.rewrite)
+        busy = await self._until_free(self._rewrite)
         self._left["files"] = [f"{busy}: run this again"] if busy else []
+
+    async def _rewrite(self) -> None:
+        if not await self._erasure.rewrite(however_large=self._however_large):
+            self._not_covered.append(NOT_REWRITTEN)
 
     async def write_redis_anew(self) -> None:
         """Its append-only file still has every word that was streamed, until it is rewritten."""
-        self._not_covered = await write_anew(self._redis, self._clock)
+        if why := await write_anew(self._redis, self._clock):
+            self._not_covered.append(why)
 
     async def _until_free(self, work: Callable[[], Awaitable[None]]) -> TableBusy | None:
         for tries_left in reversed(range(BUSY_TRIES_MAX)):
@@ -255,9 +266,7 @@ class Erasing:
             before=before,
             after=None if before is None else await self._erasure.heads(before.position),
             left=[sentence for left in self._left.values() for sentence in left],
-            not_covered=NOT_COVERED
-            if self._not_covered is None
-            else (self._not_covered, *NOT_COVERED),
+            not_covered=(*self._not_covered, *NOT_COVERED),
         )
 
 

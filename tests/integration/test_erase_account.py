@@ -1,5 +1,6 @@
 """`scripts/erase_account.py` on a real database, a real Redis and a data folder."""
 
+import asyncio
 import os
 import pty
 import subprocess
@@ -197,6 +198,16 @@ def test_erased_twice_it_stays_as_it_was_the_first_time(place: Place) -> None:
     assert second["cleared"]["messageRows"] == 4
 
 
+async def test_two_operators_at_once_are_in_nobody_s_way(place: Place) -> None:
+    first, second = await asyncio.gather(
+        asyncio.to_thread(place.erase, "--by", "ada"),
+        asyncio.to_thread(place.erase, "--by", "bob"),
+    )
+    assert first["complete"] is second["complete"] is True
+    assert first["askedBy"] == second["askedBy"]
+    assert place.erase()["cleared"]["messageRows"] == 4
+
+
 # ------------------------------------------------------------------------------ runs
 
 
@@ -352,6 +363,22 @@ async def test_no_byte_of_the_name_or_the_wrapped_key_stays_in_the_tables_files(
         assert place.erase()["complete"] is True
         left = files_of(servers, place, table)
         assert not [at for at in range(len(secret) - PIECE) if secret[at : at + PIECE] in left]
+
+
+def test_large_tables_are_written_anew_only_if_it_is_asked_for(place: Place) -> None:
+    place.query(
+        "INSERT INTO accounts (account_id, kind, name)"
+        " SELECT gen_random_uuid(), 'person', repeat(md5(number::text), 40)"
+        " FROM generate_series(1, 30000) AS number"
+    )
+    file = "SELECT pg_relation_filepath('accounts'::regclass)"
+    before = place.query(file)
+    receipt = place.erase()
+    assert receipt["complete"] is True
+    assert "--rewrite in a quiet hour" in receipt["notCovered"][0]
+    assert place.query(file) == before
+    assert "--rewrite" not in str(place.erase("--rewrite")["notCovered"])
+    assert place.query(file) != before
 
 
 def test_what_the_planner_keeps_of_tables_has_no_name_and_no_wrapped_key(place: Place) -> None:

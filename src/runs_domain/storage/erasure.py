@@ -21,10 +21,13 @@ from runs_domain.upcast import stored_tags
 
 RUNS_PER_PAGE: Final = 1_000
 ROWS_PER_DELETE_MAX: Final = 10_000
-LOCK_SECONDS_MAX: Final = 2.0
+LOCK_SECONDS_MAX: Final = 0.5
 """How long one try waits for a table's lock, and with it all who come after."""
 LOCK_PARAMETERS: Final = {"lock_timeout": f"{LOCK_SECONDS_MAX:g}s"}
 """For the owner's connection."""
+REWRITE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of the tables that are written anew, which nobody can read meanwhile: some 120,000 accounts, half
+a second."""
 CHUNKS_RECENT_SECONDS: Final = 2 * CHUNKS_LIVE_SECONDS
 """A run with no event for this long can have no chunks, and nobody who might still write some."""
 NOT_COVERED: Final = (
@@ -157,9 +160,9 @@ UNION ALL
 SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts, replaced
 WHERE age(transaction) >= replaced.age
 """
-_REWRITE: Final = ("VACUUM (FULL) account_data_keys", "VACUUM (FULL) accounts")
-"""A plain VACUUM frees the space of old row versions and leaves their bytes in it. Both tables have
-one small row an account, so nobody waits for long."""
+_REWRITTEN: Final = ("account_data_keys", "accounts")
+"""A plain VACUUM frees the space of old row versions and leaves their bytes in it."""
+_SIZE: Final = "SELECT sum(pg_table_size(one)) FROM unnest(%s::regclass[]) AS one"
 _SEALED_TAGS: Final = stored_tags(SEALED)
 
 
@@ -356,13 +359,19 @@ class Erasure:
         rows = await self._owner.fetch(_SNAPSHOTS, {"account": self._account})
         return tuple(row[0] for row in rows)
 
-    async def rewrite(self) -> None:
-        """Leave no bytes of old row versions behind. Raises TableBusy."""
+    async def rewrite(self, *, however_large: bool) -> bool:
+        """Leave no bytes of old row versions behind. Raises TableBusy.
+
+        False: the tables have more than REWRITE_BYTES_MAX, so the bytes were freed and not
+        written over.
+        """
+        ((size,),) = await self._owner.fetch(_SIZE, (list(_REWRITTEN),))
+        full = " (FULL)" if however_large or size <= REWRITE_BYTES_MAX else ""
 
         async def work(connection: Connection) -> bool:
             try:
-                for statement in _REWRITE:
-                    await connection.execute(statement)
+                for table in _REWRITTEN:
+                    await connection.execute(f"VACUUM{full} {table}".encode())
                 await connection.execute("VACUUM messages")
             except psycopg.errors.LockNotAvailable:
                 return False
@@ -370,6 +379,7 @@ class Erasure:
 
         if not await self._patient.run(work):
             raise TableBusy(f"the tables could not be had for {LOCK_SECONDS_MAX:g} s")
+        return bool(full)
 
     async def finish(self) -> None:
         await self._owner.fetch(_FINISH, (self._account,))
