@@ -38,6 +38,7 @@ from runs_domain.errors import UnknownView
 from runs_domain.ids import Position
 from runs_domain.keys import secrets_of
 from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.storage.long_work import DiskFull
 from runs_domain.storage.rebuild import Asked, Rebuilt, rebuild
 from runs_domain.storage.rebuild_load import NAME
 from runs_domain.storage.rebuild_state import describe, discard, state
@@ -47,6 +48,10 @@ from runs_domain.storage.view_folds import folding
 PROGRAM: Final = "rebuild_projections"
 ADMIN_URL: Final = "RUNLEDGER_ADMIN_DATABASE_URL"
 WORKERS_MAX: Final = 64
+FULL: Final = (
+    "nothing was swapped in after that: make room and give the same command again to go on, or give"
+    " --discard to get back the room that it has taken"
+)
 SHOWN: Final = 20
 SHOWN_MAX: Final = 1_000_000
 
@@ -131,7 +136,10 @@ async def _run(settings: Settings, views: tuple[str, ...], options: argparse.Nam
         return await _dry_run(settings, views, options)
     asked = Asked(views, options.workers, options.from_position, options.restart)
     with shown(PROGRAM) as show:
-        rebuilt = await rebuild(url, secrets_of(settings), asked, show)
+        try:
+            rebuilt = await rebuild(url, secrets_of(settings), asked, show)
+        except DiskFull as error:
+            raise DiskFull(f"{error}; {FULL}") from error
     _print_json(rebuilt) if options.json else _print(rebuilt)
     return 0
 

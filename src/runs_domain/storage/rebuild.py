@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
-import psycopg
 
 import runs_domain
 from runs_domain.ids import Position
@@ -23,7 +22,7 @@ from runs_domain.storage import rebuild_shadow as shadows
 from runs_domain.storage import run_ranges
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.identity import SystemClock, uuid7
-from runs_domain.storage.long_work import LongConnection, ServerFailed, open_session
+from runs_domain.storage.long_work import LongConnection, open_session
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_catch_up import LAST_EVENTS_MAX, Behind, CatchUp
 from runs_domain.storage.rebuild_likeness import Likeness, as_text, hindrances, likeness
@@ -34,6 +33,7 @@ from runs_domain.storage.rebuild_state import (
     CannotRebuild,
     alone,
     describe,
+    drop_replaced,
     state_of,
     throw_away,
 )
@@ -45,7 +45,6 @@ SWAP_SECONDS_MAX: Final = 3600.0
 """How long a swap waits for whoever reads a view in a long transaction, a dump say."""
 SWAP_PAUSE_SECONDS: Final = (0.05, 2.0)
 """Between two tries of a swap: the first, and the longest."""
-DROP_TRIES_MAX: Final = 5
 BLOCKED_NOTE_SECONDS: Final = 3.0
 LEFT_PAUSE_SECONDS: Final = 0.5
 LEFT_TRIES_MAX: Final = 20
@@ -123,9 +122,8 @@ class _Rebuild:
         swap_ms: dict[str, float] = {}
         for one in caught_up:
             swap_ms[one.name] = round(1000 * await self._swap(one), 1)
+            await self._drop_replaced()
         await book.forget(self._owner)
-        self._show.phase("clean up")
-        await self._drop_replaced()
         return Rebuilt(
             views=tuple(entry.view for entry in entries),
             events=self._events,
@@ -136,6 +134,10 @@ class _Rebuild:
             swap_ms=swap_ms,
             resumed=resumed,
         )
+
+    async def _drop_replaced(self) -> None:
+        if not await drop_replaced(self._owner):
+            self._show.note("a replaced table is still being read: the next rebuild drops it")
 
     # -------------------------------------------------------------------------- begin
 
@@ -337,20 +339,6 @@ class _Rebuild:
     async def _blockers(self, view: str) -> str:
         found = [who for (who,) in await self._owner.fetch(_BLOCKERS, (view,))]
         return ", ".join(found) or "somebody's lock on it"
-
-    async def _drop_replaced(self) -> None:
-        """Tables that a swap has left over, once nobody reads them any more."""
-        await self._owner.do("SET lock_timeout = '2s'")
-        replaced = [shadows.replaced_of(view.name) for view in named([], self._data_keys)]
-        for _ in range(DROP_TRIES_MAX):
-            try:
-                await shadows.drop(self._owner, replaced)
-            except ServerFailed as error:
-                if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
-                    raise
-            else:
-                return
-        self._show.note("a replaced table is still being read; the next rebuild drops it")
 
 
 def release() -> str:

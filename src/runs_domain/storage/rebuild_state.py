@@ -5,15 +5,20 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
+import psycopg
 
 from runs_domain.errors import RunledgerError
 from runs_domain.settings import Secret
 from runs_domain.storage import rebuild_book as book
 from runs_domain.storage import rebuild_shadow as shadows
-from runs_domain.storage.long_work import LongConnection, open_session
+from runs_domain.storage.long_work import LongConnection, ServerFailed, open_session
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_load import NAME
+from runs_domain.storage.view_folds import folding
+
+DROP_WAIT: Final = "2s"
+DROP_TRIES_MAX: Final = 5
 
 INDEX_MEMORY: Final = "256MB"
 """Of PostgreSQL's, for each index that is built at once."""
@@ -89,8 +94,24 @@ def describe(found: State) -> str:
     return f"{views}{since}, begun {begun}, {share} % loaded, in phase {first.phase}"
 
 
+async def drop_replaced(owner: LongConnection) -> bool:
+    """What a swap has left over, once nobody reads it any more; False if somebody still does."""
+    await owner.do(f"SET lock_timeout = '{DROP_WAIT}'")
+    replaced = [shadows.replaced_of(view.name) for view in folding(())]
+    for _ in range(DROP_TRIES_MAX):
+        try:
+            await shadows.drop(owner, replaced)
+        except ServerFailed as error:
+            if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+                raise
+        else:
+            return True
+    return False
+
+
 async def throw_away(owner: LongConnection) -> bool:
     some = await book.entries(owner)
+    await drop_replaced(owner)
     await shadows.drop(owner, [shadows.shadow_of(one.view) for one in some])
     await book.forget(owner)
     return bool(some)
