@@ -351,7 +351,7 @@ def test_two_exports_at_once_into_one_directory_are_one(
 ) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     try:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)  # even beside the mildest lock
         done = export(history.database, history.account, tmp_path)
         assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
         assert f"another export writes to {tmp_path} now" in done.stderr
