@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from typing_extensions import override
 
 from runs_domain import commands as c
@@ -13,7 +14,7 @@ from runs_domain.errors import InvalidCommand, Refused, RunEnded, RunNotFound, S
 from runs_domain.ids import AccountId, Attempt, RunId, Version, chain_start
 from runs_domain.ports import Append, Context, Position, Recorded
 from runs_domain.proof import Fault, StreamProof, hash_of, strict_json
-from runs_domain.run import INITIAL, decide, evolve
+from runs_domain.run import INITIAL, decide, evolve, fold
 from runs_domain.storage import codec
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.sealing import DataKey
@@ -63,10 +64,36 @@ def made_up(data: st.DataObject, commands_max: int = 25) -> list[Told]:
     return history.told
 
 
+def made_up_and_erased(data: st.DataObject) -> tuple[list[Told], int]:
+    """One whose account was erased under way, and how many of its events came before: who went on
+    knew nothing of what they said.
+    """
+    history = ToldHistory(data)
+    for _ in range(data.draw(st.integers(1, 10))):
+        history.attempt(legal_command(data, history))
+    before = len(history.told)
+    history.state = fold([_outline(event) for event in history.events])
+    for _ in range(data.draw(st.integers(1, 15))):
+        maker = data.draw(st.sampled_from([legal_command, legal_command, random_command]))
+        history.attempt(maker(data, history))
+        history.state = fold([_outline(event) for event in history.events])
+    return history.told, before
+
+
+def _outline(event: e.Event) -> e.Event:
+    match event:
+        case e.Requested():
+            return replace(event, title="", messages=(), metadata=None)
+        case e.MessagePersisted():
+            return replace(event, parts=(), layout=())
+        case _:
+            return event
+
+
 def stored(
-    told: Sequence[Told], *, run_id: RunId = RUN, key: DataKey | None = KEY
+    told: Sequence[Told], *, run_id: RunId = RUN, erased_after: int | None = None
 ) -> list[StoredRow]:
-    """The rows, chained from the first to the last."""
+    """The rows, chained from the first to the last; content is sealed up to `erased_after`."""
     rows: list[StoredRow] = []
     prev = chain_start(run_id)
     for place, one in enumerate(told):
@@ -90,7 +117,8 @@ def stored(
             live=True,
             open=True,
         )
-        (pieces,) = codec.encode(append, key)
+        erased = erased_after is not None and place >= erased_after
+        (pieces,) = codec.encode(append, None if erased else KEY)
         state = pieces.join(BEGINNING + timedelta(seconds=one.append), prev)
         prev = hash_of(state)
         rows.append(StoredRow(run_id, Version(place + 1), pieces.tag, state, Position(place + 1)))
