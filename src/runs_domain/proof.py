@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 from uuid import UUID
 
 from runs_domain.ids import RunId, chain_start
-from runs_domain.proof_rules import ClearRules, Kind, Wrong
+from runs_domain.proof_kinds import Kind, Wrong
+from runs_domain.proof_rules import ClearRules
 from runs_domain.proof_shapes import ENVELOPE, SHAPES, is_tag, is_time
 
 Decode: TypeAlias = Callable[[bytes], Any]

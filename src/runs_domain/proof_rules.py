@@ -7,36 +7,13 @@ What only the sealed parts tell (whether a call is open, or has its result) is `
 
 import binascii
 from collections.abc import Callable, Mapping
-from decimal import Decimal
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final
 
 from runs_domain import proof_shapes as shapes
-
-Kind: TypeAlias = Literal[
-    "row",  # a column is empty, or says otherwise than the bytes
-    "bytes",  # not one JSON object
-    "envelope",  # a field of it is missing, or is none
-    "data",  # the event's own fields do not fit its tag
-    "version",  # a hole, or the same one twice
-    "position",  # a place in the log before its predecessor's
-    "time",  # older than its predecessor
-    "chain",  # it does not hold the hash of the event before
-    "subject",  # about another account than the run's
-    "attempt",  # by a worker that did not hold the run
-    "transition",  # not what may happen to such a run
-    "totals",  # charged something else than its steps used
-    "tail",  # it stops in the middle of what is written at once
-    "head",  # what stands beside the stream (its row of run_heads, a manifest) says otherwise
-    "unknown",  # no fault: a tag of a newer release, which this one cannot judge
-]
-Wrong: TypeAlias = tuple[Kind, str] | None
-"""A kind, and a sentence that goes on after "version 4"."""
-Event: TypeAlias = dict[str, Any]
+from runs_domain.proof_kinds import Event, Wrong
+from runs_domain.proof_steps import Steps, is_model_step
 
 WORKER_ACTOR: Final = "worker:"
-CALL_PREFIX: Final = "call_"
-MESSAGE_PREFIX: Final = "msg_"
-PLACE_DIGITS_MAX: Final = 9
 KEY_TTL_SECONDS: Final = range(60, 24 * 60 * 60 + 1)
 SEALED_BYTES_MIN: Final = 12 + 16
 """A nonce and a tag; what is sealed is longer."""
@@ -67,20 +44,7 @@ class ClearRules:
         """The only tag that may come next, in the same append as what came last."""
         self._due_at = ""
         self._released = False
-        self._message_id: str | None = None
-        self._parts = 0
-        """How many the message has at least; `_parts_known`: just so many."""
-        self._parts_known = True
-        self._erased = False
-        """Content was erased under way: who went on knew of no parts."""
-        self._has_calls = False
-        """A step may have left open calls."""
-        self._calls: set[str] = set()
-        """Those that were started."""
-        self._last_call = -1
-        self._finish_reason: str | None = None
-        self._tokens = dict.fromkeys(shapes.TOKENS, 0)
-        self._cost: Decimal | None = Decimal(0)
+        self._steps = Steps()
 
     @property
     def status(self) -> str | None:
@@ -215,67 +179,16 @@ class ClearRules:
         return None
 
     def _message(self, event: Event) -> Wrong:
-        data, sealed = event["data"], event.get("sealed")
         if not self._started:
             return "transition", "is a message before the run started"
-        if self._message_id not in (None, data["messageId"]):
-            return "transition", "is part of another message than the run's"
-        self._message_id = data["messageId"]
-        self._erased = self._erased or sealed == ""
-        interrupted, reason = data.get("interrupted", False), data.get("finishReason")
-        is_step = reason is not None and not interrupted
-        wrong = self._place(
-            data["firstPart"], grows=sealed is not None and (is_step or interrupted)
-        )
-        if wrong is None and is_step:
-            wrong = self._step(reason)
-        elif wrong is None and not interrupted and sealed is not None and not self._has_calls:
-            wrong = "transition", "is a result, and no call was made"
-        if data.get("usage") is not None:
-            self._spend(data["usage"], data.get("cost"))
-        return wrong
-
-    def _step(self, reason: str) -> Wrong:
-        if self._cancel_requested:
+        if is_model_step(event["data"]) and self._cancel_requested:
             return "transition", "is a model step while a cancel was pending"
-        if self._finish_reason not in (None, "tool-calls"):
-            return "transition", "is a model step after the last one"
-        self._finish_reason, self._has_calls = reason, True
-        return None
-
-    def _place(self, first: int, *, grows: bool) -> Wrong:
-        """Where new parts begin: after all that there are."""
-        known, self._parts_known = self._parts_known, not grows
-        if self._erased:
-            return None
-        if first < self._parts or (known and first != self._parts):
-            return "transition", f"adds part {first} to {self._parts} parts"
-        if first <= self._last_call:
-            return "transition", f"adds part {first} after call {self._last_call} was started"
-        self._parts = first
-        return None
+        return self._steps.message(event["data"], event.get("sealed"))
 
     def _tools(self, event: Event) -> Wrong:
-        calls = event["data"]["callIds"]
         if self._cancel_requested:
             return "transition", "starts a call while a cancel was pending"
-        if not calls or not self._has_calls:
-            return "transition", "starts a call where there is none"
-        prefix = f"{CALL_PREFIX}{(self._message_id or '').removeprefix(MESSAGE_PREFIX)}_"
-        for call in calls:
-            if call in self._calls:
-                return "transition", "starts a call again"
-            place = call.removeprefix(prefix)
-            if (
-                place == call
-                or not place.isascii()
-                or not place.isdecimal()
-                or len(place) > PLACE_DIGITS_MAX
-            ):
-                return "transition", "starts a call of another message"
-            self._calls.add(call)
-            self._last_call = max(self._last_call, int(place))
-        return None
+        return self._steps.calls_started(event["data"]["callIds"])
 
     def _asked_to_cancel(self, event: Event) -> Wrong:
         if self._cancel_requested:
@@ -288,9 +201,9 @@ class ClearRules:
     def _completed(self, event: Event) -> Wrong:
         if self._cancel_requested:
             return "transition", "completes a run that was to be cancelled"
-        if self._finish_reason in (None, "tool-calls"):
+        if not self._steps.have_finished:
             return "transition", "completes a run whose model has not finished"
-        if event["data"]["finishReason"] != self._finish_reason:
+        if event["data"]["finishReason"] != self._steps.finish_reason:
             return "transition", "completes a run for another reason than its last step's"
         return self._ended(event)
 
@@ -305,14 +218,10 @@ class ClearRules:
         return self._ended(event)
 
     def _ended(self, event: Event) -> Wrong:
-        data = event["data"]
-        usage = data["usage"]
-        if any(usage.get(name, 0) != spent for name, spent in self._tokens.items()):
-            return "totals", "charges other tokens than its steps used"
-        spent_nothing = self._cost is None or not any(self._tokens.values())
-        if data.get("cost") != (None if spent_nothing else str(self._cost)):
-            return "totals", "charges another cost than its steps had"
-        if data.get("creditsCharged", 0) > self._credits_reserved:
+        wrong = self._steps.charged(event["data"])
+        if wrong is not None:
+            return wrong
+        if event["data"].get("creditsCharged", 0) > self._credits_reserved:
             return "totals", "charges more credits than were reserved"
         self._ending = event["type"]
         if self._key_id is not None:
@@ -327,12 +236,6 @@ class ClearRules:
     def _sandbox_released(self, _: Event) -> Wrong:
         self._released = True
         return None
-
-    def _spend(self, usage: Event, cost: str | None) -> None:
-        for name, count in usage.items():
-            self._tokens[name] += count
-        if self._cost is not None:
-            self._cost = None if cost is None else self._cost + Decimal(cost)
 
     _STEPS: ClassVar[Mapping[str, Callable[[Any, Event], Wrong]]] = {
         shapes.REQUESTED: _requested,

@@ -40,11 +40,12 @@ _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z",
 )
 _DECIMAL: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:E[+-]?[0-9]{1,9})?")
+TAG_CHARS_MAX: Final = 100
 _INTEGER_MAX: Final = 2**63 - 1
 
 
 def is_tag(value: str) -> bool:
-    return _TAG.fullmatch(value) is not None
+    return len(value) <= TAG_CHARS_MAX and _TAG.fullmatch(value) is not None
 
 
 def is_count(value: Any) -> bool:
