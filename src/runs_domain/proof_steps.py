@@ -44,6 +44,8 @@ class Steps:
         self._message_id = data["messageId"]
         self._erased = self._erased or sealed == ""
         is_step, interrupted = is_model_step(data), data.get("interrupted", False)
+        if interrupted and data.get("finishReason") is not None:
+            return "transition", "is cut off, and finished"
         if not (is_step or interrupted) and sealed is not None and self.finish_reason is None:
             return "transition", "is a result, and no call was made"
         if is_step and self.have_finished:
@@ -91,7 +93,7 @@ class Steps:
 
     def _spend(self, data: dict[str, Any]) -> Wrong:
         if data.get("usage") is None:
-            return None
+            return None if data.get("cost") is None else ("totals", "has a cost and no usage")
         for name, count in data["usage"].items():
             self._tokens[name] += count
         cost = data.get("cost")

@@ -252,6 +252,36 @@ TAMPERING: dict[str, tuple[Tamper, set[Hit], Callable[[pytest.MonkeyPatch], None
         {("done", 5, "envelope")},
         lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
     ),
+    "content where there is none, all hashes anew": (
+        rewrite(lambda envelopes: envelopes[3].update(sealed="A" * 64)),
+        {("done", 4, "envelope")},
+        lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
+    ),
+    "content that is too short, all hashes anew": (
+        rewrite(lambda envelopes: envelopes[0].update(sealed="A" * 36)),
+        {("done", 1, "envelope")},
+        lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
+    ),
+    "a type that is none, all hashes anew": (
+        rewrite(lambda envelopes: envelopes[3].update(type="Some text")),
+        {("done", 4, "envelope")},
+        without(StreamProof, "_meant"),
+    ),
+    "an actor left out, all hashes anew": (
+        rewrite(lambda envelopes: envelopes[3].pop("actor")),
+        {("done", 4, "envelope")},
+        without(StreamProof, "_wrong"),
+    ),
+    "an odd field in the envelope, all hashes anew": (
+        rewrite(lambda envelopes: envelopes[3].update(more=1)),
+        {("done", 4, "envelope")},
+        without(StreamProof, "_wrong"),
+    ),
+    "a subject that is none, all hashes anew": (
+        rewrite(lambda envelopes: [one.update(subject="nobody") for one in envelopes]),
+        {("done", 1, "envelope")},
+        without(ClearRules, "_whose"),
+    ),
     "the revocation of the key left out, all hashes anew": (
         rewrite(lambda envelopes: envelopes.pop(6)),
         {("done", 7, "transition")},
