@@ -18,6 +18,7 @@ from runs_domain.errors import ContentErased, StaleAttempt
 from runs_domain.handle import load
 from runs_domain.ids import Attempt
 from runs_domain.storage import redis_names as names
+from runs_domain.storage.erasure import RUNS_PER_PAGE
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_pubsub import RedisPubSub
@@ -256,6 +257,30 @@ async def test_a_run_that_does_not_end_keeps_the_key_until_it_is_forced(place: P
     assert receipt["kept"]["untouched"] is True
     assert receipt["cleared"]["runsCancelled"] == 1
     assert place.chunk_keys() == set()
+
+
+async def test_a_live_run_behind_a_page_of_unreleased_sandboxes_keeps_the_key(
+    place: Place,
+) -> None:
+    """Ended runs that wait for their sandbox's end are open as well, and may be many."""
+    place.query("SELECT setval('stored_events_notification_id_seq', 10000)")
+    place.query(
+        "INSERT INTO run_heads (run_id, account_id, chat_id, session_id, version, status, live,"
+        " open, head_hash, requested_position, updated_at)"
+        " SELECT gen_random_uuid(), %s, gen_random_uuid(), gen_random_uuid(), 1, 'completed',"
+        " false, true, '', 1000 + number, now() FROM generate_series(1, %s) AS number",
+        place.account,
+        RUNS_PER_PAGE,
+    )
+    async with opened_log(place.database) as log:
+        live = Run(log, account_id=place.account)
+        await live.start()
+    refused = place.erase("--wait-seconds", "0", code=1)
+    assert (
+        f"1 live run did not end, so the data key was not destroyed: {live.run_id}"
+        in (refused["said"])
+    )
+    assert has_key(place)
 
 
 async def test_a_broken_run_is_named_with_what_ends_it(place: Place) -> None:

@@ -71,9 +71,10 @@ WHERE account_id = %(account)s
 RETURNING account_id
 """
 _OPEN_RUNS: Final = """
-SELECT run_id, session_id, status, live, EXISTS (
+SELECT run_id, session_id, requested_position, live, EXISTS (
     SELECT FROM dead_letters WHERE kind = 'run' AND id = run_id AND withheld)
-FROM run_heads WHERE open AND account_id = %s ORDER BY requested_position LIMIT %s
+FROM run_heads WHERE open AND account_id = %s AND requested_position > %s
+ORDER BY requested_position LIMIT %s
 """
 _RUNS: Final = """
 SELECT run_id, session_id, requested_position,
@@ -174,7 +175,7 @@ class Subject(Struct, frozen=True):
 class OpenRun(Struct, frozen=True):
     run_id: RunId
     session_id: SessionId
-    status: str
+    position: Position
     live: bool
     """False: it has ended, and its sandbox is still to be released."""
     withheld: bool
@@ -249,10 +250,15 @@ class Erasure:
         await self._owner.fetch(_SHUT_OUT, {"account": self._account})
 
     async def open_runs(self) -> tuple[OpenRun, ...]:
-        """The oldest RUNS_PER_PAGE of those that have yet to end or to release their sandbox."""
-        rows = await self._owner.fetch(_OPEN_RUNS, (self._account, RUNS_PER_PAGE))
+        """All that have yet to end or to release their sandbox, in the order of their requests."""
         names = OpenRun.__struct_fields__
-        return tuple(OpenRun(**dict(zip(names, row, strict=True))) for row in rows)
+        runs: list[OpenRun] = []
+        while True:
+            after = runs[-1].position if runs else Position(0)
+            page = await self._owner.fetch(_OPEN_RUNS, (self._account, after, RUNS_PER_PAGE))
+            runs += [OpenRun(**dict(zip(names, row, strict=True))) for row in page]
+            if len(page) < RUNS_PER_PAGE:
+                return tuple(runs)
 
     async def runs_after(self, position: Position) -> tuple[RunPlace, ...]:
         """The next RUNS_PER_PAGE of all runs, in the order of their requests."""
