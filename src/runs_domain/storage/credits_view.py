@@ -1,7 +1,8 @@
 """The `credits` view: the ledger, one row an event that moved credits."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import ClassVar, Final
 
 from runs_domain import events
 from runs_domain.events import Event
@@ -29,6 +30,9 @@ _OF_RUNS: Final = (
 _LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
     {events.Requested, events.Completed, events.Failed, events.Cancelled}
 )
+
+
+_values: Final[Callable[[LedgerEntry], Row]] = attrgetter(*_COLUMNS)
 
 
 class CreditsView:
@@ -82,7 +86,3 @@ async def _held(connection: Connection, table: str, runs: Sequence[RunId]) -> Ma
     sql = f"SELECT run_id, reserved FROM {table} WHERE run_id = ANY(%s) AND version = 1"  # noqa: S608
     cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
     return dict(await cursor.fetchall())
-
-
-def _values(entry: LedgerEntry) -> tuple[Any, ...]:
-    return tuple(getattr(entry, name) for name in _COLUMNS)

@@ -30,6 +30,8 @@ from runs_domain.storage.view_folds import folded, folding
 NAME: Final = "runledger rebuild"
 TRIES_MAX: Final = 100
 """Of a range whose transaction met another's; each meeting is a range that got done."""
+COPY_BYTES: Final = 8 * 1024 * 1024
+"""Of events, folded before their rows are written."""
 _WRITING: Final = {**IN_ORDER, "synchronous_commit": "off"}
 _JSONB_OID: Final = psycopg.adapters.types["jsonb"].oid
 
@@ -111,17 +113,25 @@ class _Loader:
         return True
 
     def _load(self, some: Range, report: Report) -> None:
-        events = 0
+        events = size = 0
+        rows: dict[str, list[Row]] = {view.name: [] for view in self._views}
         for batch in self._batches(some):
-            rows: dict[str, list[Row]] = {view.name: [] for view in self._views}
             for stream in batch.streams:
                 for view in self._views:
                     rows[view.name] += folded(view, stream.events, batch.keys)
-            for view in self._views:
-                self._copy(view, rows[view.name])
+            size += batch.size
+            if size >= COPY_BYTES:
+                self._copy_all(rows)
+                size = 0
             events += batch.events
             report(batch.events)
+        self._copy_all(rows)
         rebuild_book.mark_loaded(self._writer, self._job.rebuild_id, some, events)
+
+    def _copy_all(self, rows: dict[str, list[Row]]) -> None:
+        for view in self._views:
+            self._copy(view, rows[view.name])
+            rows[view.name].clear()
 
     def _batches(self, some: Range) -> Iterator[Batch]:
         job = self._job

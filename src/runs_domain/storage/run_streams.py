@@ -5,7 +5,8 @@ that is read by itself. Memory is that of a batch, or of the one run that is lar
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, ParamSpec
+from itertools import repeat
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -20,9 +21,10 @@ from runs_domain.storage.long_work import SyncConnection
 from runs_domain.storage.sealing import DataKey, WrappedKey, opened_keys
 from runs_domain.storage.view import Keys
 
-P = ParamSpec("P")
-
-BATCH_EVENTS_MAX: Final = 8_192
+BATCH_EVENTS_MAX: Final = 1_024
+"""A larger batch does not stay in the processor's cache while it is folded."""
+RUNS_AT_ONCE: Final = 4
+"""That the server's answer is taken in, and is in memory beside a batch."""
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 EVENT_BYTES_MAX: Final = 32 * 1024
 """A larger event is fetched by itself; without content, as much of it comes first."""
@@ -79,10 +81,21 @@ class Batch(msgspec.Struct, frozen=True):
     streams: Sequence[Stream]
     keys: Keys
     """Of their accounts, as they are now; empty where nobody wants content."""
+    size: int
+    """The bytes of their events."""
 
     @property
     def events(self) -> int:
         return sum(len(stream.events) for stream in self.streams)
+
+
+class _Unfinished:
+    """A batch to be. `rows`: beside each stream its rows, where their content is still to come."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.rows: list[list[StoredRow]] = []
+        self.events = self.size = 0
 
 
 class RunStreams:
@@ -113,55 +126,51 @@ class RunStreams:
 
     def _batches(self, sql: str, which: dict[str, Any], upto: Position) -> Iterator[Batch]:
         parameters = {**which, "upto": upto, "event_bytes": EVENT_BYTES_MAX}
-        some: list[list[StoredRow]] = []
-        events = size = 0
+        batch = _Unfinished()
         with self._log.cursor(binary=True) as cursor:
-            for run_id, versions, positions, tags, states in cursor.stream(sql, parameters):
+            for run_id, versions, positions, tags, states in cursor.stream(
+                sql, parameters, size=RUNS_AT_ONCE
+            ):
                 if None in states:
-                    if some:
-                        yield self._batch(some)
-                    some, events, size = [], 0, 0
+                    yield self._finished(batch)
+                    batch = _Unfinished()
                     yield self._large_batch(run_id, upto)
                     continue
-                some.append(
-                    [
-                        StoredRow(run_id, version, tag, state, position)
-                        for version, tag, state, position in zip(
-                            versions, tags, states, positions, strict=True
-                        )
-                    ]
-                )
-                events += len(states)
-                size += sum(map(len, states))
-                if events >= BATCH_EVENTS_MAX or size >= BATCH_BYTES_MAX:
-                    yield self._batch(some)
-                    some, events, size = [], 0, 0
-        if some:
-            yield self._batch(some)
+                rows = list(map(StoredRow, repeat(run_id), versions, tags, states, positions))
+                self._add(batch, run_id, rows)
+                if batch.events >= BATCH_EVENTS_MAX or batch.size >= BATCH_BYTES_MAX:
+                    yield self._finished(batch)
+                    batch = _Unfinished()
+        yield self._finished(batch)
 
-    def _batch(self, some: Sequence[Sequence[StoredRow]]) -> Batch:
-        outlines = [(rows, self._tried(rows[0].run_id, _outlined, rows)) for rows in some]
-        keys: Keys = {}
-        if self._content:
-            subjects = {one.subject for _, outline in outlines for one in outline or ()}
-            keys = self.keys_of(subjects)
-            outlines = [
-                (rows, outline and self._tried(rows[0].run_id, _filled, rows, outline, keys))
-                for rows, outline in outlines
-            ]
-        return Batch([Stream(rows[0].run_id, one) for rows, one in outlines if one], keys)
-
-    def _tried(
-        self, run_id: RunId, make: Callable[P, list[Recorded]], *args: P.args, **kwargs: P.kwargs
-    ) -> list[Recorded]:
-        """What `make` makes of a run; nothing if it cannot, and somebody has taken the reason."""
+    def _add(self, batch: "_Unfinished", run_id: RunId, rows: list[StoredRow]) -> None:
         try:
-            return make(*args, **kwargs)
-        except Unreadable as error:
-            if self._on_unreadable is None:
-                raise
-            self._on_unreadable(run_id, error)
-            return []
+            events = list(map(lean_codec.outline, rows))
+        except HistoryCorrupt:
+            self._refuse(run_id, _first_fault(rows))
+            return
+        batch.streams.append(Stream(run_id, events))
+        batch.events += len(events)
+        batch.size += sum(len(row.state) for row in rows)
+        if self._content:
+            batch.rows.append(rows)
+
+    def _finished(self, batch: "_Unfinished") -> Batch:
+        if not self._content:
+            return Batch(batch.streams, {}, batch.size)
+        keys = self.keys_of({one.subject for stream in batch.streams for one in stream.events})
+        streams = []
+        for rows, stream in zip(batch.rows, batch.streams, strict=True):
+            try:
+                streams.append(Stream(stream.run_id, _filled(rows, stream.events, keys)))
+            except Unreadable as error:
+                self._refuse(stream.run_id, error)
+        return Batch(streams, keys, batch.size)
+
+    def _refuse(self, run_id: RunId, error: Unreadable) -> None:
+        if self._on_unreadable is None:
+            raise error
+        self._on_unreadable(run_id, error)
 
     def keys_of(self, accounts: set[AccountId]) -> Keys:
         """None for a destroyed key, and for one that was never made."""
@@ -176,8 +185,12 @@ class RunStreams:
 
     def _large_batch(self, run_id: RunId, upto: Position) -> Batch:
         keys: dict[AccountId, DataKey | None] = {}
-        events = self._tried(run_id, self._large, run_id, upto, keys)
-        return Batch([Stream(run_id, events)] if events else [], keys)
+        try:
+            events = self._large(run_id, upto, keys)
+        except Unreadable as error:
+            self._refuse(run_id, error)
+            return Batch([], keys, 0)
+        return Batch([Stream(run_id, events)], keys, BATCH_BYTES_MAX)
 
     def _large(
         self, run_id: RunId, upto: Position, keys: dict[AccountId, DataKey | None]
@@ -209,8 +222,13 @@ class RunStreams:
         return bytes(state)
 
 
-def _outlined(rows: Sequence[StoredRow]) -> list[Recorded]:
-    return [_outline(row) for row in rows]
+def _first_fault(rows: Sequence[StoredRow]) -> Unreadable:
+    for row in rows:
+        try:
+            lean_codec.outline(row)
+        except HistoryCorrupt as error:
+            return _unreadable(row, error)
+    raise AssertionError("one of them could not be read a moment ago")
 
 
 def _filled(rows: Sequence[StoredRow], outline: Sequence[Recorded], keys: Keys) -> list[Recorded]:

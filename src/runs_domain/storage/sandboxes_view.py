@@ -1,7 +1,8 @@
 """The `sandboxes` view: one row a run, from its request to the release of its sandbox."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import ClassVar, Final
 
 from runs_domain import events
 from runs_domain.events import Event
@@ -35,6 +36,9 @@ _COLUMNS: Final[Mapping[str, str]] = {**_FIXED, **_CHANGING}
 _LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
     {events.Requested, events.Provisioned, events.SandboxReleased}
 )
+
+
+_values: Final[Callable[[SandboxRow], Row]] = attrgetter(*_COLUMNS)
 
 
 class SandboxesView:
@@ -89,7 +93,3 @@ def _of_runs(table: str) -> str:
 
 def _row(values: Row) -> SandboxRow:
     return SandboxRow(**dict(zip(_COLUMNS, values, strict=True)))
-
-
-def _values(row: SandboxRow) -> tuple[Any, ...]:
-    return tuple(getattr(row, name) for name in _COLUMNS)

@@ -134,7 +134,7 @@ class _Comparison:
             first = UUID(int=last.int + 1) if last.int < some.last.int else last
             if last == some.last:
                 return
-        yield self._compared(Batch([], {}), first, some.last)
+        yield self._compared(Batch([], {}, 0), first, some.last)
 
     def _compared(self, batch: Batch, first: UUID, last: UUID) -> Compared:
         for view in self._views:
