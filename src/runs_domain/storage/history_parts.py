@@ -85,10 +85,13 @@ async def named_runs(snapshot: Snapshot, runs: Sequence[RunId]) -> Plan:
     return Plan(moment, parts, None)
 
 
-async def doubled_positions(snapshot: Snapshot) -> Sequence[int] | None:
-    """Positions that stand more than once; None: an index of the database forbids it."""
-    if (await snapshot.fetch(_UNIQUE_POSITIONS))[0][0]:
-        return None
+async def keeps_positions_apart(snapshot: Snapshot) -> bool:
+    """Whether an index of the database forbids that a position stands there twice."""
+    return bool((await snapshot.fetch(_UNIQUE_POSITIONS))[0][0])
+
+
+async def doubled_positions(snapshot: Snapshot) -> Sequence[int]:
+    """The first ones that stand there more than once. Sorts the whole log: give it time."""
     return [position for (position,) in await snapshot.fetch(_DOUBLES)]
 
 
