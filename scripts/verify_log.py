@@ -9,10 +9,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import NoReturn
 from uuid import UUID
 
 from rich.console import Console
@@ -147,19 +147,24 @@ async def _of_positions(url: Secret) -> list[str]:
 
 
 @contextmanager
-def _bar(events: int | None) -> Iterator[Any]:
+def _bar(events: int | None) -> Iterator[Callable[[int], None]]:
+    """On a terminal; `events` is about how many there are, None if nobody knows."""
     columns = (
-        TextColumn("{task.completed:,.0f} of about {task.total:,.0f} events"),
+        TextColumn("{task.fields[said]}"),
         BarColumn(),
-        TextColumn("{task.speed:,.0f} a second"),
+        TextColumn("{task.fields[rate]} a second"),
         TimeRemainingColumn(),
     )
+    of_all = "" if events is None else f" of about {events:,}"
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=events or 0)
+        task = progress.add_task("", total=events, said="0 events", rate="0")
 
         def advance(count: int) -> None:
             progress.advance(task, count)
+            shown = progress.tasks[0]
+            said = f"{shown.completed:,.0f}{of_all} events"
+            progress.update(task, said=said, rate=f"{shown.speed or 0:,.0f}")
 
         yield advance
 

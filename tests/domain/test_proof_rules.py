@@ -10,6 +10,7 @@ from runs_domain import commands as c
 from runs_domain import events as e
 from runs_domain.frames import advance, cursor_of
 from runs_domain.ids import AccountId, Attempt
+from runs_domain.proof import StreamProof
 from runs_domain.run import INITIAL, decide, evolve
 from tests.support.builders import (
     RUN,
@@ -355,3 +356,13 @@ def test_a_broken_rule_is_named_at_its_version(
     assert (fault.version, fault.position, fault.kind) == (version, version, kind)
     assert words in fault.sentence
     assert fault.sentence.startswith(f"version {version} ")
+
+
+def test_an_attempt_does_not_go_back_even_where_the_beginning_is_not_known() -> None:
+    rows = stored(envelope(10, attempt=Attempt(1))(whole_run()))[8:]
+    proof = StreamProof(str(RUN), first_version=9)
+    assert proof.take(rows[0].version, rows[0].tag, rows[0].state) is None
+    fault = proof.take(rows[1].version, rows[1].tag, rows[1].state)
+    assert fault is not None
+    assert (fault.version, fault.kind) == (10, "attempt")
+    assert fault.sentence == "version 10 is by attempt 1, after attempt 2"

@@ -24,6 +24,8 @@ from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import run_script
 from tests.support.servers import create_database, drop_database
 from tests.support.tampering import Log
+from tests.support.terminals import terminal
+from tests.support.waiting import until_sync
 from workers.stack.servers import Servers
 
 Verify = Callable[..., tuple[int, str, str]]
@@ -209,6 +211,19 @@ def test_where_nothing_can_be_looked_at_it_says_why(verify: Verify) -> None:
         assert (code, said) == (2, ""), trouble
         assert sentence in trouble
         assert "canary" not in trouble
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_on_a_terminal_it_says_how_far_it_is(log: Log, *, whole: bool) -> None:
+    environment = {"PATH": os.environ["PATH"], "RUNLEDGER_DATABASE_URL": log.database.url}
+    ((events,),) = log.as_owner("SELECT count(*) FROM stored_events")
+    said = f"{events} of about {events} events" if whole else "8 events"
+    what = "--all" if whole else str(log.done)
+    with terminal("verify_history.py", what, env=environment) as shown:
+        until_sync(lambda: "ok: every history" in shown.written, timeout_seconds=20)
+        assert said in shown.written
+        assert " a second" in shown.written
+        assert shown.ends() == 0
 
 
 # ------------------------------------------------------------------------------ the processes
