@@ -31,7 +31,7 @@ from runs_domain.storage.erasure import NOT_COVERED, Erasure, OpenRun, TableBusy
 from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.redis_chunks import bar, forget
 from runs_domain.storage.redis_client import PipelinedRedis
-from runs_domain.storage.redis_files import write_anew
+from runs_domain.storage.redis_files import FilesNotWritten, write_anew
 from runs_domain.storage.redis_jobs import RedisJobs
 from runs_domain.storage.redis_push import RedisCancelPush
 from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
@@ -230,8 +230,13 @@ class Erasing:
 
     async def write_redis_anew(self) -> None:
         """Its append-only file still has every word that was streamed, until it is rewritten."""
-        if why := await write_anew(self._redis, self._clock):
-            self._not_covered.append(why)
+        self._left["Redis"] = []
+        try:
+            refused = await write_anew(self._redis, self._clock)
+        except FilesNotWritten as error:
+            self._left["Redis"] = [f"{error}: run this again"]
+        else:
+            self._not_covered += [refused] if refused else []
 
     async def _until_free(self, work: Callable[[], Awaitable[None]]) -> TableBusy | None:
         for tries_left in reversed(range(BUSY_TRIES_MAX)):

@@ -7,7 +7,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from runs_domain.errors import QueueUnavailable
+from runs_domain.errors import QueueUnavailable, RunledgerError
 from runs_domain.ports import Clock
 
 LOOK_SECONDS: Final = 0.1
@@ -15,55 +15,56 @@ WRITE_SECONDS_MAX: Final = 120.0
 """How long Redis may take to write one of its files anew."""
 REFUSED: Final = "Redis does not let this client have its files written anew"
 LATE: Final = f"Redis has not written its files anew within {WRITE_SECONDS_MAX:g} s"
+FAILED: Final = "Redis could not write its files anew: its log says why"
+
+_REFUSALS: Final = ("NOPERM", "no permissions", "unknown command")
+"""Of a user without the right, of a managed Redis; redis-py drops some errors' first word."""
+
+
+class FilesNotWritten(RunledgerError):
+    """They may still have what was deleted. The message is a sentence for operators."""
 
 
 async def write_anew(redis: Redis, clock: Clock) -> str | None:
-    """Have Redis's files hold what it holds now and nothing older; None, or why they may not.
+    """Have Redis's files hold what it holds now and nothing older; None, or why this client never
+    can.
 
-    Raises QueueUnavailable.
+    Raises FilesNotWritten, QueueUnavailable.
     """
     try:
         deadline = clock.monotonic_seconds() + WRITE_SECONDS_MAX
         persistence = await redis.info("persistence")
-        if persistence.get("aof_enabled") and not await _rewritten(redis, clock, deadline):
-            return LATE
-        if (await redis.config_get("save")).get("save") and not await _dumped(
-            redis, clock, deadline
-        ):
-            return LATE
-    except ResponseError:  # a managed Redis, or a user without the right
-        return REFUSED
+        if persistence.get("aof_enabled"):
+            await _idle(redis, clock, deadline)
+            await redis.bgrewriteaof()  # type: ignore[no-untyped-call]
+            await _written(redis, clock, deadline, "aof_last_bgrewrite_status")
+        if (await redis.config_get("save")).get("save"):
+            await _idle(redis, clock, deadline)
+            await redis.bgsave()
+            await _written(redis, clock, deadline, "rdb_last_bgsave_status")
+    except ResponseError as error:
+        if any(words in str(error) for words in _REFUSALS):
+            return REFUSED
+        raise FilesNotWritten(FAILED) from error
     except (RedisError, OSError) as error:
         raise QueueUnavailable(f"writing Redis's files: {type(error).__name__}") from error
     return None
 
 
-async def _rewritten(redis: Redis, clock: Clock, deadline: float) -> bool:
-    """One rewrite under way may have begun before: it is let end, then one is begun."""
-    if not await _idle(redis, clock, deadline):
-        return False
-    await redis.bgrewriteaof()  # type: ignore[no-untyped-call]
-    if not await _idle(redis, clock, deadline):
-        return False
-    return bool((await redis.info("persistence")).get("aof_last_bgrewrite_status") == "ok")
+async def _written(redis: Redis, clock: Clock, deadline: float, status: str) -> None:
+    await _idle(redis, clock, deadline)
+    if (await redis.info("persistence")).get(status) != "ok":
+        raise FilesNotWritten(FAILED)
 
 
-async def _dumped(redis: Redis, clock: Clock, deadline: float) -> bool:
-    if not await _idle(redis, clock, deadline):
-        return False
-    await redis.bgsave()
-    if not await _idle(redis, clock, deadline):
-        return False
-    return bool((await redis.info("persistence")).get("rdb_last_bgsave_status") == "ok")
-
-
-async def _idle(redis: Redis, clock: Clock, deadline: float) -> bool:
+async def _idle(redis: Redis, clock: Clock, deadline: float) -> None:
+    """What is under way before a rewrite began may have begun before the deletion, too."""
     while True:
         now = await redis.info("persistence")
         if not any(now.get(name) for name in _UNDER_WAY):
-            return True
+            return
         if clock.monotonic_seconds() >= deadline:
-            return False
+            raise FilesNotWritten(LATE)
         await clock.sleep(LOOK_SECONDS)
 
 
