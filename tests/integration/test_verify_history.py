@@ -257,6 +257,11 @@ TAMPERING: dict[str, tuple[Tamper, set[Hit], Callable[[pytest.MonkeyPatch], None
         {("done", 4, "envelope")},
         lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
     ),
+    "content that is no base64, all hashes anew": (
+        rewrite(lambda envelopes: envelopes[0].update(sealed="%" * 64)),
+        {("done", 1, "envelope")},
+        lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
+    ),
     "content that is too short, all hashes anew": (
         rewrite(lambda envelopes: envelopes[0].update(sealed="A" * 36)),
         {("done", 1, "envelope")},
