@@ -34,6 +34,8 @@ from runs_domain.storage.snapshot import PAGE_SECONDS_MAX, open_snapshot
 
 NAME = "runledger check"
 SHOWN = 5
+VIEWS = ("runs", "messages")
+"""That are compared with the log."""
 SAYS = {
     "chain": "versions without a hole, each event bound to the one before",
     "1": "one end, a letter if it was given up; at rest every run has ended and let its sandbox go",
@@ -146,7 +148,7 @@ async def _look(
 ) -> dict[str, int]:
     seconds = options.query_seconds
     async with open_snapshot(
-        settings.database_url, name=NAME, page_seconds_max=seconds
+        settings.database_url, name=NAME, page_seconds_max=seconds, views=VIEWS
     ) as snapshot:
         data_keys = DataKeys(PostgresDataKeys(snapshot), secrets_of(settings), SystemClock())
         account = None if options.account is None else AccountId(options.account)

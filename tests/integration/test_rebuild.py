@@ -9,14 +9,17 @@ import pytest
 
 from runs_domain import commands as c
 from runs_domain.ids import AccountId
+from runs_domain.leaks import Leaks
 from runs_domain.settings import Secret
 from runs_domain.storage import run_ranges, run_streams
+from runs_domain.storage.audit_log import LogAudit
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.projection import checkpoints
 from runs_domain.storage.rebuild import CannotRebuild
 from runs_domain.storage.run_streams import Unreadable
 from runs_domain.storage.runs_view import page
+from runs_domain.storage.snapshot import open_snapshot
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import started_script
 from tests.support.rebuilds import (
@@ -382,3 +385,21 @@ async def test_rebuilds_under_live_traffic_fail_no_read_and_lose_no_event(
     await assert_right(database)
     for connection in readers:
         await connection.close()
+
+
+async def test_a_look_at_one_moment_sees_no_view_empty_because_it_was_swapped_in_later(
+    database: Database, log: PostgresEventLog
+) -> None:
+    """The new table's rows are younger than the moment."""
+    await some_runs(log, 3)
+    await projected(database, log)
+    views = ("runs", "messages")
+    async with open_snapshot(Secret(database.url), name="audit", views=views) as snapshot:
+        await snapshot.fetch("SELECT 1")
+        rebuilding = asyncio.create_task(rebuild_here(database, *views))
+        phases = "SELECT phase FROM view_rebuilds"
+        await until(lambda: ("swap",) in as_owner(database, phases) or rebuilding.done())
+        audit = LogAudit(snapshot, log.data_keys, Leaks("recoup_sk_"))
+        assert [violation async for violation in audit.violations()] == []
+        assert not rebuilding.done()
+    await rebuilding

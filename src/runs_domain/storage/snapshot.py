@@ -5,12 +5,12 @@ they stood together, and is in nobody's way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, IsolationLevel
+from psycopg import AsyncConnection, IsolationLevel, sql
 from psycopg.rows import TupleRow
 
 from runs_domain.errors import StoreUnavailable
@@ -23,17 +23,29 @@ PAGE_SECONDS_MAX: Final = 30.0
 """One query of a large log, unless it is said otherwise."""
 
 
+T = TypeVar("T")
+
+
 class Snapshot:
     def __init__(self, connection: Connection, name: str, page_seconds_max: float) -> None:
         self._connection = connection
         self._name = name
         self._page_seconds_max = page_seconds_max
 
+    async def lock(self, tables: Sequence[str]) -> None:
+        """Keep them as they are; comes before the first look, which fixes the moment."""
+        names = sql.SQL(", ").join(map(sql.Identifier, tables))
+        lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names)
+        await self._in_time(self._connection.execute(lock))
+
     async def fetch(
-        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+        self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> list[TupleRow]:
         """Raises StoreUnavailable, after which the snapshot is of no use."""
-        task = asyncio.ensure_future(self._query(sql, parameters))
+        return await self._in_time(self._query(query, parameters))
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(work)
         if not await done_in_time(task, self._connection, self._page_seconds_max):
             raise StoreUnavailable(f"{self._name}: no answer within {self._page_seconds_max:g} s")
         try:
@@ -42,17 +54,23 @@ class Snapshot:
             raise unavailable(self._name, error) from None
 
     async def _query(
-        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]
+        self, query: str, parameters: Sequence[Any] | Mapping[str, Any]
     ) -> list[TupleRow]:
-        cursor = await self._connection.execute(sql.encode(), parameters, binary=True)
+        cursor = await self._connection.execute(query.encode(), parameters, binary=True)
         return await cursor.fetchall()
 
 
 @asynccontextmanager
 async def open_snapshot(
-    url: Secret, *, name: str, page_seconds_max: float = PAGE_SECONDS_MAX
+    url: Secret,
+    *,
+    name: str,
+    page_seconds_max: float = PAGE_SECONDS_MAX,
+    views: Sequence[str] = (),
 ) -> AsyncIterator[Snapshot]:
-    """Raises StoreUnavailable."""
+    """`views`: those that will be read. A rebuild swaps none of them in meanwhile: a table that is
+    younger than the snapshot would look empty in it. Raises StoreUnavailable.
+    """
     options = " ".join(
         f"-c {key}={value}" for key, value in {"timezone": "UTC", **READ_SETTINGS}.items()
     )
@@ -68,6 +86,9 @@ async def open_snapshot(
     try:
         await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await connection.set_read_only(True)
-        yield Snapshot(connection, name, page_seconds_max)
+        snapshot = Snapshot(connection, name, page_seconds_max)
+        if views:
+            await snapshot.lock(views)
+        yield snapshot
     finally:
         await connection.close()
