@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,9 +23,10 @@ from runs_domain.storage.erasure import RUNS_PER_PAGE
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_pubsub import RedisPubSub
+from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
 from tests.support.erasures import CANARY, NAME, Place, furnished, opened_log, project, request
 from tests.support.log_streams import Run
-from tests.support.operators import SCRIPTS, run_script
+from tests.support.operators import SCRIPTS, run_script, started_script
 from tests.support.servers import Database
 from workers.stack.servers import Servers
 
@@ -283,6 +285,40 @@ async def test_a_live_run_behind_a_page_of_unreleased_sandboxes_keeps_the_key(
     assert has_key(place)
 
 
+async def test_a_live_run_keeps_what_it_works_with_until_it_has_ended(
+    place: Place, redis: PipelinedRedis
+) -> None:
+    """Its key, its sandbox and its way to readers: forced or not, no tool loses its ground."""
+    pubsub = RedisPubSub(redis)
+    chunks = RedisChunks(redis, pubsub)
+    async with opened_log(place.database) as log:
+        live = Run(log, account_id=place.account)
+        await live.start()
+    sandbox = place.sandbox(live)
+    forced = place.erase("--wait-seconds", "0", "--force", code=1)
+
+    assert f"{sandbox}: its run has not ended" in forced["left"]
+    assert (sandbox / "workspace" / "notes").exists()
+    assert len(place.query("SELECT 1 FROM api_keys WHERE ephemeral AND revoked_at IS NULL")) == 1
+    fence = await chunks.raise_attempt(live.run_id, Attempt(1))
+    assert await chunks.write(live.run_id, fence, 0, [b"a"])
+    await pubsub.close()
+
+
+async def test_nobody_is_trusted_with_the_key_before_every_cache_has_lost_it(place: Place) -> None:
+    """`finished` comes after the wait, which is as long as a cache and a call under way may last."""
+    erase = ("erase_account.py", str(place.account), "--yes")
+    with started_script(*erase, env=place.env) as erasing:
+        assert erasing.stderr is not None
+        said = erasing.stderr.readline()
+        assert re.fullmatch(
+            r"erase_account: waiting 3[45] s until no process has the key.*\n", said
+        )
+        assert not has_key(place)
+        assert place.query("SELECT 1 FROM erasures WHERE finished_at IS NOT NULL") == []
+    assert DATA_KEY_SECONDS_MAX < 34.0
+
+
 async def test_a_broken_run_is_named_with_what_ends_it(place: Place) -> None:
     async with opened_log(place.database) as log:
         live = Run(log, account_id=place.account)
@@ -439,6 +475,22 @@ async def test_exports_and_sandboxes_of_the_account_go_and_those_of_others_stay(
     assert all(folder.exists() for folder in others)
     assert receipt["cleared"]["exportBundles"] == 2
     assert receipt["cleared"]["sandboxes"] == 1
+
+
+async def test_a_sandbox_goes_by_its_session_and_by_what_it_says_of_itself(place: Place) -> None:
+    """A half-made one says nothing yet; one of a session that the heads lack says whose it is."""
+    half_made = place.sandbox(place.runs[0])
+    (half_made / "made.json").unlink()
+    async with opened_log(place.database) as log:
+        theirs = [Run(log, account_id=place.org) for _ in range(2)]
+        for run in theirs:
+            await run.finish()
+    lost = place.sandbox(theirs[0], account=place.account)
+    other = place.sandbox(theirs[1])
+    receipt = place.erase()
+
+    assert receipt["cleared"]["sandboxes"] == 2
+    assert [one.exists() for one in (half_made, lost, other)] == [False, False, True]
 
 
 async def test_what_may_be_the_account_s_and_cannot_be_told_is_named(

@@ -77,7 +77,7 @@ class Place:
             client.rpush(names.chunk_frames(run_id), CANARY)
 
     def sandbox(self, run: Run, *, account: AccountId | None = None) -> Path:
-        """Left behind by a worker; with `account` half of its name is a stranger's."""
+        """Left behind by a worker; `account` is whose it says it is, by default the run's."""
         folder = self.data_dir / "sandboxes" / sandbox_name(run.stream.state.requested.session_id)  # type: ignore[union-attr]
         (folder / "workspace").mkdir(parents=True)
         (folder / "workspace" / "notes").write_text(CANARY)
