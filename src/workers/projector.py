@@ -1,8 +1,8 @@
 """Follows the log into the views, each by itself: what stops one does not stop the others.
 
-A view begins at once when it is woken, and then rests in proportion to the work that it had: alone
-it shows a commit within milliseconds; under load it takes many events at a time, which costs the
-database far less than one by one.
+A view begins at once when it is woken, and then rests in proportion to the work that it had, and
+to how much there was: alone it shows a commit within milliseconds; under load it takes many events
+at a time, which costs the database far less than one by one.
 """
 
 import asyncio
@@ -20,9 +20,10 @@ from runs_domain.storage.views import all_views
 from runs_domain.storage.waking import Signal, Wait
 
 BATCH_EVENTS_MAX: Final = STRETCH_EVENTS_MAX
-REST_PER_WORK: Final = 4.0
-"""Seconds of rest for a second of work at the log's end: a view is at it a fifth of the time."""
 REST_SECONDS_MAX: Final = 0.1
+"""After a batch at the log's end."""
+EVENTS_PER_REST: Final = 50
+"""A view rests as long as it worked, and as long again for so many events of its batch."""
 POLL_SECONDS: Final = 0.25
 """How late a view is when a wake got lost."""
 RETRY_SECONDS: Final = 0.5
@@ -74,7 +75,8 @@ class Projector:
             await self._wait(POLL_SECONDS)
         elif not self._projection.goes_on and self._events_max == BATCH_EVENTS_MAX:
             worked = self._clock.monotonic_seconds() - began
-            await self._clock.sleep(min(worked * REST_PER_WORK, REST_SECONDS_MAX))
+            rest = worked * (1 + taken / EVENTS_PER_REST)
+            await self._clock.sleep(min(rest, REST_SECONDS_MAX))
 
     async def _take(self) -> int | None:
         """One batch; None = the view is stopped. After one that fails, ever smaller ones, until

@@ -14,9 +14,9 @@ from runs_domain.storage.identity import uuid7
 from runs_domain.storage.projection import FoldFailed, NoCheckpoint, Projection
 from workers.projector import (
     BATCH_EVENTS_MAX,
+    EVENTS_PER_REST,
     MIGRATION_RETRY_SECONDS,
     POLL_SECONDS,
-    REST_PER_WORK,
     REST_SECONDS_MAX,
     RETRY_SECONDS,
     STOPPED_RETRY_SECONDS,
@@ -116,10 +116,16 @@ async def test_with_nothing_to_do_it_waits_for_a_wake_with_polling_as_the_net() 
 
 
 async def test_at_the_end_of_the_log_it_rests_in_proportion_to_its_work() -> None:
-    for seconds in (0.001, 0.004, 1.0):
-        assert await play(Log(5, batch_seconds=seconds)) == [
-            ("took", 5),
-            ("slept", min(seconds * REST_PER_WORK, REST_SECONDS_MAX)),
+    """Longer where there is much, so that the next batch is large; never longer than the limit."""
+    for events, seconds, rest in (
+        (1, 0.001, 0.001 * (1 + 1 / EVENTS_PER_REST)),
+        (EVENTS_PER_REST, 0.004, 0.008),
+        (9 * EVENTS_PER_REST, 0.004, 0.04),
+        (1, 1.0, REST_SECONDS_MAX),
+    ):
+        assert await play(Log(events, batch_seconds=seconds)) == [
+            ("took", events),
+            ("slept", pytest.approx(rest)),
             ("waited", POLL_SECONDS),
         ]
 
