@@ -19,7 +19,7 @@ checkpoint lies before P is made anew from its checkpoint on.
 that it can be folded, and prints the rows that a rebuild would change, of one moment.
 
 Exit 0: done, or nothing would change. 1: it failed, or rows would change. 2: bad arguments or
-settings.
+settings, or a dry run that could not look.
 """
 
 from operator_script import leave_with, told  # isort: split
@@ -43,6 +43,7 @@ from runs_domain.storage.rebuild import Asked, Rebuilt, rebuild
 from runs_domain.storage.rebuild_load import NAME
 from runs_domain.storage.rebuild_state import describe, discard, state
 from runs_domain.storage.view_check import CheckJob, check_views
+from runs_domain.storage.view_compare import NAME as CHECK_NAME
 from runs_domain.storage.view_folds import folding
 
 PROGRAM: Final = "rebuild_projections"
@@ -66,13 +67,19 @@ def main() -> int:
     except UnknownView as error:
         parser.error(str(error))
 
+    ended = False
+
     def work() -> int:
+        nonlocal ended
         settings = load(os.environ)
         if not settings.admin_database_url:
             raise BadSettings(f"{ADMIN_URL} is not set: tables are the owner's")
-        return asyncio.run(_run(settings, views, options))
+        code = asyncio.run(_run(settings, views, options))
+        ended = True
+        return code
 
-    return told(PROGRAM, ADMIN_URL, NAME, work)
+    code = told(PROGRAM, ADMIN_URL, CHECK_NAME if options.dry_run else NAME, work)
+    return code if ended or not options.dry_run else 2  # 1 says that rows would change
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ PYTHON = Path(sys.executable).resolve()
     "name",
     [
         *("check_invariants", "dead_letters", "erase_account", "export_history"),
-        *("jobs", "keys", "replay_run"),
+        *("jobs", "keys", "rebuild_projections", "replay_run", "verify_views"),
     ],
 )
 def test_a_script_without_the_packages_says_how_to_run_it(name: str) -> None:
@@ -75,6 +75,9 @@ async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
         ("check_invariants", (), 2),
         ("verify_history", ("--all",), 2),
         ("keys", ("account", "Ada"), 1),
+        ("rebuild_projections", (), 1),
+        ("rebuild_projections", ("--dry-run",), 2),
+        ("verify_views", (), 2),
         ("replay_run", (ID,), 1),
         ("erase_account", (ID, "--yes"), 1),
         ("export_history", ("--account", ID, "--out", "/nowhere"), 1),

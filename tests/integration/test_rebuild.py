@@ -293,6 +293,7 @@ async def test_a_rebuild_from_a_position_that_a_view_has_not_reached_begins_wher
         (("--from-position", "soon"), 2, "it takes a whole number"),
         (("--from-position", "-1"), 2, "argument --from-position"),
         (("--from-position", "99999"), 1, "position 99999 is beyond the log's end, which is 0"),
+        (("--dry-run", "--from-position", "9"), 2, "position 9 is beyond the log's end"),
         (("--workers", "0"), 2, "from 1 to 64"),
         (("--dry-run", "--status"), 2, "not allowed with"),
     ],

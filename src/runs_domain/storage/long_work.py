@@ -25,7 +25,10 @@ ALIVE: Final[dict[str, Any]] = {
     "tcp_user_timeout": 60_000,
 }
 """Of the TCP connection: a host that is silent for a minute is gone."""
+NOTICED: Final = {"client_connection_check_interval": "1s"}
+"""The server ends the statement of a process that was killed, whatever it waits for."""
 IN_ORDER: Final = {
+    **NOTICED,
     "timezone": "UTC",
     "jit": "off",
     "enable_seqscan": "off",
@@ -41,6 +44,7 @@ _SAYS: Final = {
     "53200": "it is out of memory",
     "53300": "it has no connection left",
     "53400": "a limit of its configuration is reached",
+    "55P03": "somebody holds a lock that it needs",
     "42501": "its role may not do this",
     "42P01": "a table is not there: was the database migrated?",
 }

@@ -11,7 +11,7 @@ from runs_domain.errors import RunledgerError
 from runs_domain.settings import Secret
 from runs_domain.storage import rebuild_book as book
 from runs_domain.storage import rebuild_shadow as shadows
-from runs_domain.storage.long_work import LongConnection, ServerFailed, open_session
+from runs_domain.storage.long_work import NOTICED, LongConnection, ServerFailed, open_session
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_load import NAME
@@ -23,6 +23,7 @@ DROP_TRIES_MAX: Final = 5
 INDEX_MEMORY: Final = "256MB"
 """Of PostgreSQL's, for each index that is built at once."""
 OWNER: Final = {
+    **NOTICED,
     "timezone": "UTC",
     "synchronous_commit": "off",
     "maintenance_work_mem": INDEX_MEMORY,
