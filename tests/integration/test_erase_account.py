@@ -24,6 +24,7 @@ from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_pubsub import RedisPubSub
 from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
+from tests.support.eraser import erasing
 from tests.support.erasures import CANARY, NAME, Place, furnished, opened_log, project, request
 from tests.support.log_streams import Run
 from tests.support.operators import SCRIPTS, run_script, started_script
@@ -99,13 +100,17 @@ def test_the_receipt_for_people_says_the_same(place: Place) -> None:
 
 
 def run_script_erase(place: Place) -> str:
-    # The key is old already: nobody has it in a cache, so nobody is waited for.
     place.erase()
-    sql = "UPDATE account_data_keys SET destroyed_at = now() - interval '1 hour'"
-    place.query(sql + " WHERE account_id = %s", place.account)
-    done = run_script("erase_account.py", str(place.account), "--yes", env=place.env)
+    done = run_script("erase_account.py", str(place.account), "--yes", env=aged(place).env)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def aged(place: Place) -> Place:
+    """The key was destroyed long ago: nobody has it in a cache, so nobody is waited for."""
+    sql = "UPDATE account_data_keys SET destroyed_at = now() - interval '1 hour'"
+    place.query(sql + " WHERE account_id = %s", place.account)
+    return place
 
 
 def test_an_unknown_account_is_refused_and_so_is_one_nobody_confirms(place: Place) -> None:
@@ -199,6 +204,23 @@ def test_erased_twice_it_stays_as_it_was_the_first_time(place: Place) -> None:
         assert first[same] == second[same]
     assert second["complete"] is True
     assert second["cleared"]["messageRows"] == 4
+
+
+def test_a_history_that_was_touched_meanwhile_is_no_success_and_is_told(place: Place) -> None:
+    place.erase(killed_after=DESTROYED, code=-9)
+    place.query(
+        "UPDATE stored_events SET state = state || ' ' WHERE originator_version = ("
+        " SELECT max(version) FROM run_heads)"
+    )
+    receipt = place.erase(code=1)
+    assert receipt["kept"]["untouched"] is False
+    assert (receipt["complete"], receipt["finishedAt"]) == (False, None)
+    assert receipt["kept"]["headsDigestBefore"] != receipt["kept"]["headsDigestAfter"]
+
+    told = run_script("erase_account.py", str(place.account), "--yes", env=aged(place).env)
+    assert told.returncode == 1
+    assert "erased:        NOT COMPLETELY" in told.stdout
+    assert "history:       NOT AS IT WAS: run scripts/verify_history.py" in told.stdout
 
 
 async def test_two_operators_at_once_are_in_nobody_s_way(place: Place) -> None:
@@ -306,17 +328,36 @@ async def test_a_live_run_keeps_what_it_works_with_until_it_has_ended(
 
 
 async def test_nobody_is_trusted_with_the_key_before_every_cache_has_lost_it(place: Place) -> None:
-    """`finished` comes after the wait, which is as long as a cache and a call under way may last."""
+    """It is finished after the wait, which is as long as a cache and a call under way may last."""
     erase = ("erase_account.py", str(place.account), "--yes")
-    with started_script(*erase, env=place.env) as erasing:
-        assert erasing.stderr is not None
-        said = erasing.stderr.readline()
+    with started_script(*erase, env=place.env) as script:
+        assert script.stderr is not None
+        said = script.stderr.readline()
         assert re.fullmatch(
             r"erase_account: waiting 3[45] s until no process has the key.*\n", said
         )
         assert not has_key(place)
         assert place.query("SELECT 1 FROM erasures WHERE finished_at IS NOT NULL") == []
     assert DATA_KEY_SECONDS_MAX < 34.0
+
+
+def test_what_comes_back_while_caches_are_waited_for_goes_too(place: Place) -> None:
+    """A projector and a worker that had the key in hand write once more."""
+    rows = place.query("SELECT * FROM messages WHERE account_id = %s", place.account)
+    place.erase(killed_after=DESTROYED, code=-9)
+    place.query("UPDATE account_data_keys SET destroyed_at = clock_timestamp() + interval '5 s'")
+    with erasing(place.account, "--yes", "--json", env=place.env) as script:
+        assert script.stderr is not None
+        assert "until no process has the key in memory" in script.stderr.readline()
+        assert place.query("SELECT 1 FROM messages WHERE account_id = %s", place.account) == []
+        for row in rows:
+            values = ", ".join(["%s"] * len(row))
+            place.query(f"INSERT INTO messages VALUES ({values})", *row)  # noqa: S608
+        place.stream(place.runs[0].run_id)
+        assert script.wait(30) == 0
+
+    assert place.query("SELECT 1 FROM messages WHERE account_id = %s", place.account) == []
+    assert place.chunk_keys() == set()
 
 
 async def test_a_broken_run_is_named_with_what_ends_it(place: Place) -> None:

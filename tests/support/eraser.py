@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ def erase(
     *arguments: object, env: Mapping[str, str], killed_after: int = NEVER
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(  # noqa: S603 - our own argv
-        [sys.executable, "-m", "tests.support.eraser", str(killed_after), *map(str, arguments)],
+        _argv(killed_after, *arguments),
         cwd=REPOSITORY,
         env=env,
         capture_output=True,
@@ -31,21 +32,42 @@ def erase(
     )
 
 
+@contextmanager
+def erasing(*arguments: object, env: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    """Under way; it is killed if it has not ended when the test has."""
+    with subprocess.Popen(  # noqa: S603 - our own argv
+        _argv(NEVER, *arguments),
+        cwd=REPOSITORY,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as script:
+        try:
+            yield script
+        finally:
+            script.kill()
+
+
+def _argv(killed_after: int, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", __name__, str(killed_after), *map(str, arguments)]
+
+
 def main() -> None:
     killed_after = int(sys.argv.pop(1))
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     import erase_account  # noqa: PLC0415 - a script is no package
-    import erasing  # noqa: PLC0415
+    import erasing as steps  # noqa: PLC0415
 
-    erasing.Erasing.__init__.__kwdefaults__["cached_seconds"] = 0.0
-    erasing.SNAPSHOT_SECONDS_MAX = 1.0
-    erasing.BUSY_TRIES_MAX = 1
+    steps.Erasing.__init__.__kwdefaults__["cached_seconds"] = 0.0
+    steps.SNAPSHOT_SECONDS_MAX = 1.0
+    steps.BUSY_TRIES_MAX = 1
 
     async def die(_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if killed_after != NEVER:
-        erase_account.STEPS = (*erasing.STEPS[:killed_after], die)
+        erase_account.STEPS = (*steps.STEPS[:killed_after], die)
     erase_account.leave_with(erase_account.main)
 
 
