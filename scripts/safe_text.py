@@ -1,7 +1,8 @@
 """Text that people and models wrote, as a terminal may be given it.
 
 What could move the cursor, change colours, ring, retitle the window, turn the reading direction
-round or hide itself is shown by its number, so that it can be seen and does nothing.
+round or hide itself is shown by its number, so that it can be seen and does nothing. Joiners and
+selectors of a glyph's form stay: some languages cannot be written without them.
 """
 
 import re
@@ -12,8 +13,9 @@ from rich.cells import get_character_cell_size
 
 TAB: Final = "    "
 _UNSAFE: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
 )
 
 

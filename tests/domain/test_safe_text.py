@@ -17,7 +17,13 @@ from tests.support.operators import SCRIPTS
 ANYTHING = st.text(st.characters(codec=None, exclude_categories=()))
 UNSAFE_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 TURNS_DIRECTION = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
-KEPT_BY_LANGUAGES = {"\u200c", "\u200d"}
+KEPT_BY_LANGUAGES = {"\u200c", "\u200d", "\u180b", "\ufe0f", "\U000e0100"}
+"""Joiners, and selectors of a glyph's form."""
+UNSEEN = (
+    *("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060\u2064\u206f\u3164\ufeff\uffa0"),
+    *("\ufff0\ufff8\U0001bca0\U0001bca3\U0001d173\U0001d17a\U000e0000\U000e0080\U000e0fff"),
+)
+"""Ends of the ranges that Unicode calls default-ignorable: nothing is drawn for them."""
 
 
 def is_unsafe(character: str) -> bool:
@@ -39,6 +45,7 @@ def test_every_character_there_is_was_looked_at() -> None:
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     shown = safe_line(everything)
     assert not any(map(is_unsafe, shown))
+    assert not any(one in shown for one in UNSEEN)
     for one in ("a", "é", "漢", "🙂", "\\", "~", *KEPT_BY_LANGUAGES):
         assert safe_line(one) == one
     assert safe_line("\x1b[2J\u202e\t\U000e0041") == r"\x1b[2J\u202e    \U000e0041"
