@@ -11,8 +11,17 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
+from typing_extensions import override
 
 LINE_SECONDS: Final = 5.0
 """Between two lines of one phase."""
@@ -27,6 +36,7 @@ class Show(Protocol):
 
 
 class _Pace(ProgressColumn):
+    @override
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if not speed else f"{speed:,.0f}/s")
@@ -36,20 +46,24 @@ class _Bars:
     def __init__(self, program: str, progress: Progress) -> None:
         self._program = program
         self._progress = progress
-        self._task = progress.add_task("", total=None)
-        self._progress.stop_task(self._task)
+        self._task: TaskID | None = None
 
     def phase(self, name: str, *, total: int | None = None, done: int = 0) -> None:
-        task = self._progress.tasks[-1]
-        if task.description:
-            self._progress.update(task.id, total=task.completed, completed=task.completed)
-            self._progress.stop_task(task.id)
-        else:
-            self._progress.remove_task(task.id)
+        self.end()
         self._task = self._progress.add_task(name, total=total, completed=done)
 
     def advance(self, count: int) -> None:
-        self._progress.advance(self._task, count)
+        if self._task is not None:
+            self._progress.advance(self._task, count)
+
+    def end(self) -> None:
+        """Of the phase: its bar is full, whatever was expected of it."""
+        if self._task is not None:
+            (task,) = (one for one in self._progress.tasks if one.id == self._task)
+            done = task.completed or 1
+            self._progress.update(task.id, total=done, completed=done)
+            self._progress.stop_task(task.id)
+        self._task = None
 
     def note(self, sentence: str) -> None:
         self._progress.console.print(f"{self._program}: {sentence}", markup=False, highlight=False)
@@ -103,4 +117,6 @@ def shown(program: str) -> Iterator[Show]:
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, speed_estimate_period=PACE_SECONDS) as progress:
-        yield _Bars(program, progress)
+        bars = _Bars(program, progress)
+        yield bars
+        bars.end()
