@@ -80,7 +80,9 @@ def fits(check: Check, value: Any) -> bool:
 
 
 def _or_null(check: Check) -> Check:
-    return lambda value: value is None or fits(check, value)
+    if isinstance(check, type):
+        return lambda value: value is None or type(value) is check
+    return lambda value: value is None or check(value)
 
 
 def _one_of(*words: str) -> Check:
@@ -89,7 +91,9 @@ def _one_of(*words: str) -> Check:
 
 
 def _each(check: Check) -> Check:
-    return lambda value: type(value) is list and all(fits(check, one) for one in value)
+    if isinstance(check, type):
+        return lambda value: type(value) is list and all(type(one) is check for one in value)
+    return lambda value: type(value) is list and all(map(check, value))
 
 
 class Shape:
@@ -155,7 +159,13 @@ TOKENS: Final = (
     "outputTokens",
     "reasoningTokens",
 )
-_USAGE: Final = Shape({}, dict.fromkeys(TOKENS, is_count))
+_TOKENS: Final = frozenset(TOKENS)
+
+
+def _is_usage(value: Any) -> bool:
+    return type(value) is dict and _TOKENS.issuperset(value) and all(map(is_count, value.values()))
+
+
 _ITEM: Final = Shape({"name": str, "ok": bool}, {"detail": str})
 _CHARGED: Final[Mapping[str, Check]] = {"cost": _or_null(is_decimal), "creditsCharged": is_count}
 
@@ -205,7 +215,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
     MESSAGE_PERSISTED: Shape(
         {"messageId": str, "firstPart": is_count},
         {
-            "usage": _or_null(_USAGE),
+            "usage": _or_null(_is_usage),
             "cost": _or_null(is_decimal),
             "finishReason": _or_null(_FINISH_REASON),
             "interrupted": bool,
@@ -213,9 +223,9 @@ SHAPES: Final[Mapping[str, Shape]] = {
     ),
     TOOL_STARTED: Shape({"callIds": _each(str)}, {}),
     CANCEL_REQUESTED: Shape({"by": str, "why": str}, {}),
-    COMPLETED: Shape({"finishReason": _FINISH_REASON, "usage": _USAGE}, _CHARGED),
-    FAILED: Shape({"code": _FAILURE_CODE, "sentence": str, "usage": _USAGE}, _CHARGED),
-    CANCELLED: Shape({"usage": _USAGE}, _CHARGED),
+    COMPLETED: Shape({"finishReason": _FINISH_REASON, "usage": _is_usage}, _CHARGED),
+    FAILED: Shape({"code": _FAILURE_CODE, "sentence": str, "usage": _is_usage}, _CHARGED),
+    CANCELLED: Shape({"usage": _is_usage}, _CHARGED),
     SANDBOX_RELEASED: Shape({"found": bool}, {"commit": _or_null(str), "pushed": bool}),
     KEY_REVOKED: Shape({"keyId": is_uuid}, {}),
 }
