@@ -96,7 +96,9 @@ class Erasing:
         await self._erasure.begin(self._by)
 
     async def shut_out(self) -> None:
-        """No new runs, and nobody who could read."""
+        """No new runs, and nobody who could read. Taken once more when no process has the key: an
+        operator may have let somebody in, or given a name, while runs were waited for.
+        """
         await self._erasure.shut_out()
 
     async def end_runs(self) -> None:
@@ -282,6 +284,7 @@ STEPS: Final[tuple[Callable[[Erasing], Awaitable[None]], ...]] = (
     Erasing.destroy_key,
     Erasing.clear,
     Erasing.outlive_caches,
+    Erasing.shut_out,
     Erasing.end_late_runs,
     Erasing.clear,
     Erasing.rewrite,

@@ -31,7 +31,7 @@ from tests.support.operators import SCRIPTS, run_script, started_script
 from tests.support.servers import Database
 from workers.stack.servers import Servers
 
-STEPS = 11
+STEPS = 12
 DESTROYED = 4
 """The step that destroys the key."""
 PIECE = 12
@@ -342,7 +342,9 @@ async def test_nobody_is_trusted_with_the_key_before_every_cache_has_lost_it(pla
 
 
 def test_what_comes_back_while_caches_are_waited_for_goes_too(place: Place) -> None:
-    """A projector and a worker that had the key in hand write once more."""
+    """A projector and a worker that had the key in hand write once more; an operator who had looked
+    before the key was destroyed gives the account a key and a name.
+    """
     rows = place.query("SELECT * FROM messages WHERE account_id = %s", place.account)
     place.erase(killed_after=DESTROYED, code=-9)
     place.query("UPDATE account_data_keys SET destroyed_at = clock_timestamp() + interval '5 s'")
@@ -354,10 +356,14 @@ def test_what_comes_back_while_caches_are_waited_for_goes_too(place: Place) -> N
             values = ", ".join(["%s"] * len(row))
             place.query(f"INSERT INTO messages VALUES ({values})", *row)  # noqa: S608
         place.stream(place.runs[0].run_id)
+        place.query("UPDATE api_keys SET revoked_at = NULL WHERE NOT ephemeral")
+        place.query("UPDATE accounts SET name = %s WHERE account_id = %s", NAME, place.account)
         assert script.wait(30) == 0
 
     assert place.query("SELECT 1 FROM messages WHERE account_id = %s", place.account) == []
     assert place.chunk_keys() == set()
+    assert place.query("SELECT 1 FROM api_keys WHERE revoked_at IS NULL AND NOT ephemeral") == []
+    assert place.query("SELECT name FROM accounts WHERE account_id = %s", place.account) == [("",)]
 
 
 async def test_a_broken_run_is_named_with_what_ends_it(place: Place) -> None:
