@@ -150,6 +150,8 @@ async def test_a_runs_own_key_lists_that_run_alone() -> None:
     assert ids(await page(api, of_run, chatId=mine.chat_id, status="queued")) == [str(mine.run_id)]
     assert await page(api, of_run, chatId=other.chat_id) == {"data": []}
     assert await page(api, of_run, status="failed") == {"data": []}
+    cursor = (await page(api, limit=1))["nextCursor"]
+    refused(await api.get(f"{RUNS}?cursor={cursor}", of_run), 400, "invalid_body", ["cursor"])
     api.keys.known["run"] = replace(key, account_id=ORG, account_kind="org")
     refused(await api.get(f"{RUNS}?accountId={MEMBER}", of_run), 403, "forbidden", ["accountId"])
 
