@@ -184,7 +184,11 @@ def test_a_changed_event_is_named_and_where_to_ask_more(
     done = replay("changed", "--json", code=1)
     assert f"event 5 of run {run_id} (run.message_persisted.v1) cannot be read" in done.stderr
     assert done.stderr.endswith(f"up to version 4: ask scripts/verify_history.py {run_id}\n")
-    assert [one["version"] for one in json.loads(done.stdout)["events"]] == [1, 2, 3, 4]
+    events = json.loads(done.stdout)["events"]
+    assert [one["version"] for one in events] == [1, 2, 3, 4]
+    # Whether the changed one was there at that very time, nobody can tell any more.
+    assert "cannot be read" in replay("changed", "--at", events[3]["at"], code=1).stderr
+    assert json.loads(replay("changed", "--json", "--at", events[0]["at"]).stdout)["run"]
     assert json.loads(replay("changed", "--json", "--at", "4").stdout)["run"]["version"] == 4
     assert "cannot be read" in replay("changed", "--at", "7", code=1).stderr
 
