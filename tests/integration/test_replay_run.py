@@ -193,6 +193,21 @@ def test_a_changed_event_is_named_and_where_to_ask_more(
     assert "cannot be read" in replay("changed", "--at", "7", code=1).stderr
 
 
+def test_a_history_without_its_beginning_is_shown_as_it_is_stored(
+    replay: Callable[..., Any], runs: Runs
+) -> None:
+    """The first event that cannot come next is named, not the last."""
+    run_id = runs.ids["beheaded"]
+    done = replay("beheaded", "--json", code=1)
+    assert f"run {run_id}: 2 is not the next version" in done.stderr
+    assert "nothing of it can be shown" in done.stderr
+    told = json.loads(done.stdout)
+    assert [one["version"] for one in told["events"]] == list(range(2, 13))
+    assert (told["run"], told["timeline"], told["totals"]) == (None, [], None)
+    page = replay("beheaded", "--plain", code=1).stdout
+    assert page.count("not understood from here on") == 11
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

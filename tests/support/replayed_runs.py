@@ -34,7 +34,7 @@ FIRST: Final = Attempt(1)
 class Runs:
     environment: dict[str, str]
     ids: dict[str, RunId] = field(default_factory=dict)
-    """`completed`, `under way`, `erased`, `newer`, `changed`, `hostile`, `queued`."""
+    """`completed`, `under way`, `erased`, `newer`, `changed`, `beheaded`, `hostile`, `queued`."""
     answers: dict[tuple[str, str], Any] = field(default_factory=dict)
     """What the API said while all was there, by run and by what follows its path."""
 
@@ -62,6 +62,7 @@ async def _fill(runs: Runs, database: Database) -> None:
             "erased": await _erased(log, database),
             "newer": await _completed(log),
             "changed": await _completed(log),
+            "beheaded": await _completed(log),
             "hostile": await _hostile(log),
             "queued": await _queued(log),
         }
@@ -138,6 +139,10 @@ def _damage(database: Database, ids: Mapping[str, RunId]) -> None:
             "UPDATE stored_events SET state = overlay(state PLACING 'X' FROM 1)"
             " WHERE originator_id = %s AND originator_version = 5",
             [ids["changed"]],
+        )
+        admin.execute(
+            "DELETE FROM stored_events WHERE originator_id = %s AND originator_version = 1",
+            [ids["beheaded"]],
         )
 
 
