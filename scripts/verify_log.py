@@ -23,7 +23,7 @@ from runs_domain.ids import AccountId
 from runs_domain.proof import Fault
 from runs_domain.settings import BadSettings, Secret
 from runs_domain.storage import history_parts as parts
-from runs_domain.storage.history_check import Absent, Note
+from runs_domain.storage.history_check import Absent, Misplaced, Note
 from runs_domain.storage.history_check import Progress as Checked
 from runs_domain.storage.history_workers import notes
 from runs_domain.storage.snapshot import Snapshot, open_snapshot
@@ -31,8 +31,6 @@ from runs_domain.urls import is_postgres
 
 NAME = "runledger verify history"
 URL_SETTING = "RUNLEDGER_DATABASE_URL"
-SORT_SECONDS_MAX = 3600.0
-"""For sorting the whole log, which is done only if an index was taken away."""
 
 
 class NothingThereError(Exception):
@@ -47,7 +45,10 @@ class Tally:
         self.faults: list[Fault] = []
         """The first ones by run, as many as are shown."""
         self.unknown: list[Fault] = []
-        self.of_log: list[str] = []
+        self.misplaced: list[Misplaced] = []
+        """The first ones by position, as many as are shown."""
+        self.misplaced_count = 0
+        self.keeps_places_apart = True
         self.absent: list[UUID] = []
         self.seconds = 0.0
 
@@ -58,6 +59,12 @@ class Tally:
             self.bytes += note.bytes
         elif isinstance(note, Absent):
             self.absent.append(note.run_id)
+        elif isinstance(note, Misplaced):
+            self.misplaced_count += 1
+            self.misplaced.append(note)
+            if len(self.misplaced) > self._shown:
+                self.misplaced.sort()
+                self.misplaced.pop()
         else:
             self.kinds[note.kind] += 1
             kept = self.unknown if note.kind == "unknown" else self.faults
@@ -72,7 +79,7 @@ class Tally:
 
     @property
     def code(self) -> int:
-        if self.bad_runs or self.of_log:
+        if self.bad_runs or self.misplaced_count:
             return 1
         return 2 if self.kinds["unknown"] or self.absent else 0
 
@@ -105,11 +112,10 @@ async def _look(options: argparse.Namespace, tally: Tally) -> None:
     begun = time.monotonic()
     async with open_snapshot(url, name=NAME) as snapshot:
         plan = await _plan(snapshot, options)
-        if options.all and not await parts.keeps_positions_apart(snapshot):
-            tally.of_log += await _of_positions(url)
+        tally.keeps_places_apart = plan.keeps_places_apart
         # Nothing else runs in this loop: it keeps the moment that the processes share.
         with _bar(plan.events) as advance:
-            for note in notes(url, NAME, plan.moment, plan.parts, options.workers):
+            for note in notes(url, NAME, plan, options.workers):
                 tally.add(note)
                 if isinstance(note, Checked):
                     advance(note.events)
@@ -137,13 +143,6 @@ async def _plan(snapshot: Snapshot, options: argparse.Namespace) -> parts.Plan:
     if not plan.parts:
         raise NothingThereError(f"no run of that account: {options.account}")
     return plan
-
-
-async def _of_positions(url: Secret) -> list[str]:
-    async with open_snapshot(url, name=NAME, page_seconds_max=SORT_SECONDS_MAX) as snapshot:
-        doubles = await parts.doubled_positions(snapshot)
-    named = [f"position {position} stands there more than once" for position in doubles]
-    return ["no index of the database keeps its positions apart", *named]
 
 
 @contextmanager
@@ -175,8 +174,13 @@ def _print(tally: Tally) -> None:
         f"{_many(tally.runs, 'run')}, {_many(tally.events, 'event')}"
         f" in {tally.seconds:.1f} s: {rate:,.0f} a second"
     )
-    for sentence in tally.of_log:
-        print(f"the log: {sentence}")
+    if not tally.keeps_places_apart:
+        print("note: no index of the database keeps positions apart; each was looked at")
+    if tally.misplaced_count:
+        print(f"{_many(tally.misplaced_count, 'event')} out of place:")
+        for place, sentence in sorted(tally.misplaced):
+            print(f"  position {place}: {sentence}")
+        _more(tally.misplaced_count - len(tally.misplaced), "event")
     _list(tally.faults, tally.bad_runs, "not as it was written", "not as they were written")
     newer = "of a newer release in part, which cannot be judged here"
     _list(tally.unknown, tally.kinds["unknown"], newer, newer)
@@ -191,8 +195,12 @@ def _list(faults: list[Fault], count: int, one: str, many: str) -> None:
     for fault in sorted(faults, key=lambda fault: (fault.run_id, fault.version)):
         at = "" if fault.position is None else f", position {fault.position}"
         print(f"  run {fault.run_id}, version {fault.version}{at}: {fault.kind}: {fault.sentence}")
-    if count > len(faults):
-        print(f"  and {_many(count - len(faults), 'run')} more")
+    _more(count - len(faults), "run")
+
+
+def _more(count: int, what: str) -> None:
+    if count:
+        print(f"  and {_many(count, what)} more")
 
 
 def _many(count: int, what: str) -> str:
@@ -213,7 +221,9 @@ def _print_json(tally: Tally) -> None:
                 "badRuns": tally.bad_runs,
                 "unjudgedRuns": tally.kinds["unknown"],
                 "kinds": dict(tally.kinds),
-                "log": tally.of_log,
+                "misplacedEvents": tally.misplaced_count,
+                "misplaced": [one._asdict() for one in sorted(tally.misplaced)],
+                "keepsPlacesApart": tally.keeps_places_apart,
                 "absent": [str(run_id) for run_id in tally.absent],
                 "first": [{"run": one.pop("run_id"), **one} for one in map(asdict, first)],
             }

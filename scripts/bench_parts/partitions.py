@@ -66,9 +66,7 @@ def main() -> None:
 def _measure(place: Place, runs: int) -> dict[str, Any]:
     seeded = seed(place, runs)
     url = place.env["RUNLEDGER_DATABASE_URL"]
-    # 1: it tells that no index keeps the positions of a partitioned log apart.
-    verified = run_script(place, "verify_history.py", "--all", "--json", codes=(0, 1))
-    assert verified.said["badRuns"] == 0
+    verified = run_script(place, "verify_history.py", "--all", "--json")
     settings = " ".join(f"-c {name}={value}" for name, value in LOOK_UP_SETTINGS.items())
     with psycopg.connect(url, autocommit=True, options=settings) as connection:
         chance = random.Random(1)  # noqa: S311 - no secret
@@ -79,7 +77,7 @@ def _measure(place: Place, runs: int) -> dict[str, Any]:
         "runs": runs,
         "seed_events_per_s": seeded["eventsPerSecond"],
         "verify_events_per_s": verified.said["eventsPerSecond"],
-        "verify_says": verified.said["log"],
+        "keeps_places_apart": verified.said["keepsPlacesApart"],
         "stream_p50_ms": quantile_ms(streams, 0.5),
         "stream_p99_ms": quantile_ms(streams, 0.99),
         "tail_batch_events": BATCH_EVENTS,

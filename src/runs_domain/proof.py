@@ -201,6 +201,8 @@ class StreamProof:
     def _placed(self, position: int | None) -> Wrong:
         if position is None:
             return None
+        if position <= 0:
+            return "position", "has no place in the log"
         if self._position is not None and position <= self._position:
             return "position", "stands before its predecessor in the log"
         if self._first_position is None:

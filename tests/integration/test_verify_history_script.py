@@ -4,8 +4,9 @@ import asyncio
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from uuid import UUID
 
 import psycopg
@@ -14,8 +15,8 @@ import pytest
 from runs_domain.errors import StoreUnavailable
 from runs_domain.proof import Fault
 from runs_domain.settings import Secret
-from runs_domain.storage import history_parts, history_workers
-from runs_domain.storage.history_check import Absent, Note, Part, Progress
+from runs_domain.storage import history_parts
+from runs_domain.storage.history_check import Absent, Note, Part, Places, Progress
 from runs_domain.storage.history_workers import WorkerLost, notes
 from runs_domain.storage.identity import SystemClock, new_run_id
 from runs_domain.storage.postgres_log import open_log
@@ -149,32 +150,139 @@ def test_events_of_a_newer_release_are_no_fault_and_no_clean_log(log: Log, verif
     assert "ok:" not in said
 
 
-async def test_positions_that_stand_twice_are_found(log: Log, verify: Verify) -> None:
-    async def asked() -> tuple[bool, Sequence[int]]:
-        async with open_snapshot(Secret(log.database.url), name="test") as snapshot:
-            apart = await history_parts.keeps_positions_apart(snapshot)
-            return apart, await history_parts.doubled_positions(snapshot)
+NOTE = "note: no index of the database keeps positions apart; each was looked at\n"
+INDEX = "stored_events_notification_id_idx"
 
-    assert await asked() == (True, [])
-    log.as_owner("DROP INDEX stored_events_notification_id_idx")
+
+def place_of(log: Log, run_id: UUID, version: int) -> int:
+    ((place,),) = log.as_owner(
+        "SELECT notification_id FROM stored_events"
+        " WHERE originator_id = %s AND originator_version = %s",
+        *(run_id, version),
+    )
+    return int(place)
+
+
+def test_positions_that_stand_twice_are_found(log: Log, verify: Verify) -> None:
+    log.as_owner(f"DROP INDEX {INDEX}")
     try:
-        assert await asked() == (False, [])
+        code, said, _ = verify("--all")
+        assert (code, NOTE in said) == (0, True), said
+        place = place_of(log, log.done, 4)
         log.as_owner(
-            "UPDATE stored_events SET notification_id = 1 WHERE originator_version = 1"
-            " AND originator_id IN (%s, %s)",
-            *(log.done, log.cut),
+            "UPDATE stored_events SET notification_id = %s"
+            " WHERE originator_id = %s AND originator_version = 1",
+            *(place, log.cut),
         )
-        assert await asked() == (False, [1])
-        code, said, _ = await asyncio.to_thread(verify, "--all")
-        assert code == 1
-        assert "the log: no index of the database keeps its positions apart\n" in said
-        assert "the log: position 1 stands there more than once\n" in said
+        log.as_owner(
+            "UPDATE run_heads SET requested_position = %s WHERE run_id = %s", place, log.cut
+        )
+        code, said, _ = verify("--all")
+        assert (code, NOTE in said) == (1, True)
+        assert f"  position {place}: " in said
+        assert "stands where another event does\n" in said
     finally:
         log.put_right()
+        log.as_owner(f"CREATE UNIQUE INDEX {INDEX} ON stored_events (notification_id)")
+
+
+def test_two_runs_that_changed_places_in_the_log_are_found(log: Log, verify: Verify) -> None:
+    """Each of them stands in its own order, its hashes are right, and their heads agree."""
+    log.as_owner("UPDATE stored_events SET notification_id = -notification_id")
+    runs = [log.cut, log.live]
+    places = [[place_of(log, run, version) for version in (1, 2, 3, 4)] for run in runs]
+    for run, theirs in zip(runs, reversed(places), strict=True):
+        for version, place in enumerate(sorted(-one for one in theirs), start=1):
+            log.as_owner(
+                "UPDATE stored_events SET notification_id = %s"
+                " WHERE originator_id = %s AND originator_version = %s",
+                *(place, run, version),
+            )
+    log.as_owner(
+        "UPDATE stored_events SET notification_id = -notification_id WHERE notification_id < 0"
+    )
+    log.as_owner(
+        "UPDATE run_heads SET requested_position = notification_id FROM stored_events"
+        " WHERE (originator_id, originator_version) = (run_id, 1)"
+    )
+    code, said, _ = verify("--all")
+    assert code == 1, said
+    assert " is older than the event before it\n" in said
+    assert f"version 1 of run {log.cut} " in said or f"version 1 of run {log.live} " in said
+    answer = json.loads(verify("--all", "--json", "--show", "1")[1])
+    assert (answer["ok"], len(answer["misplaced"])) == (False, 1)
+    assert answer["misplacedEvents"] >= 1
+
+
+@pytest.mark.parametrize("place", [None, -7, 0])
+def test_an_event_without_a_place_in_the_log_is_found(
+    log: Log, verify: Verify, place: int | None
+) -> None:
+    log.as_owner("ALTER TABLE stored_events ALTER notification_id DROP NOT NULL")
+    try:
         log.as_owner(
-            "CREATE UNIQUE INDEX stored_events_notification_id_idx"
-            " ON stored_events (notification_id)"
+            "UPDATE stored_events SET notification_id = %s"
+            " WHERE originator_id = %s AND originator_version = 1",
+            *(place, log.live),
         )
+        log.as_owner(
+            "UPDATE run_heads SET requested_position = coalesce(%s, requested_position)"
+            " WHERE run_id = %s",
+            *(place, log.live),
+        )
+        code, said, _ = verify(str(log.live))
+        assert (code, "position: version 1 has no place in the log\n" in said) == (1, True), said
+    finally:
+        log.put_right()
+        log.as_owner("ALTER TABLE stored_events ALTER notification_id SET NOT NULL")
+
+
+def test_rows_of_places_meet_and_leave_no_place_out(log: Log) -> None:
+    """They meet in an event, so that those of two rows are held to each other too."""
+
+    async def plan() -> history_parts.Plan:
+        async with open_snapshot(Secret(log.database.url), name="test") as snapshot:
+            return await history_parts.all_runs(snapshot, 4)
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(history_parts, "PLACES_BYTES", 1_000)
+        parts = [one for one in asyncio.run(plan()).parts if isinstance(one, Places)]
+    assert len(parts) > MANY
+    assert (parts[0].first, parts[-1].last) == (None, None)
+    assert all(one.last == other.first for one, other in pairwise(parts))
+    assert all(one.last is not None for one in parts[:-1])
+
+
+PARTITIONS = (
+    "CREATE TABLE parted (LIKE stored_events INCLUDING DEFAULTS) PARTITION BY HASH (originator_id)",
+    *(
+        f"CREATE TABLE parted_{number} PARTITION OF parted"
+        f" FOR VALUES WITH (MODULUS 3, REMAINDER {number})"
+        for number in range(3)
+    ),
+    "INSERT INTO parted SELECT * FROM stored_events",
+    "ALTER TABLE parted ADD PRIMARY KEY (originator_id, originator_version)",
+    "CREATE INDEX ON parted (notification_id)",
+    "ALTER TABLE stored_events RENAME TO whole_events",
+    "ALTER TABLE parted RENAME TO stored_events",
+    "GRANT SELECT, INSERT ON stored_events TO runledger_service",
+    "ANALYZE stored_events",
+)
+
+
+def test_a_log_in_partitions_is_whole_and_noted_to_be_so(log: Log, verify: Verify) -> None:
+    ((events,),) = log.as_owner("SELECT count(*) FROM stored_events")
+    for statement in PARTITIONS:
+        log.as_owner(statement)
+    try:
+        code, said, trouble = verify("--all", "--workers", "1")
+        assert (code, NOTE in said, trouble) == (0, True, ""), said
+        assert f"{MANY + 3} runs, {events} events in " in said
+        log.edit(log.done, 2, "/workspace", "/elsewhere")
+        assert verify("--all")[0] == 1
+    finally:
+        log.as_owner("DROP TABLE stored_events")
+        log.as_owner("ALTER TABLE whole_events RENAME TO stored_events")
 
 
 def test_rows_that_a_policy_hides_are_no_clean_log(log: Log, verify: Verify) -> None:
@@ -235,7 +343,7 @@ async def shared(log: Log, workers: int) -> list[Note]:
         plan = await history_parts.all_runs(snapshot, workers)
         # Whoever comes later is not seen.
         log.as_owner("DELETE FROM run_heads")
-        return list(notes(url, "test", plan.moment, plan.parts, workers))
+        return list(notes(url, "test", plan, workers))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -252,11 +360,12 @@ async def test_processes_share_one_moment_and_each_event_is_checked_once(
 async def test_parts_meet_and_leave_no_run_out(log: Log) -> None:
     async with open_snapshot(Secret(log.database.url), name="test") as snapshot:
         plan = await history_parts.all_runs(snapshot, 4)
-    assert len(plan.parts) > 4
+    parts = [one for one in plan.parts if isinstance(one, Part)]
+    assert len(parts) > 4
     assert plan.events == log.as_owner("SELECT count(*) FROM stored_events")[0][0]
-    assert plan.parts[0].after is None
-    assert plan.parts[-1].until is None
-    for before, after in zip(plan.parts, plan.parts[1:], strict=False):
+    assert parts[0].after is None
+    assert parts[-1].until is None
+    for before, after in pairwise(parts):
         assert before.until == after.after
         assert before.until is not None
 
@@ -265,7 +374,7 @@ async def test_an_empty_log_is_one_part(log: Log) -> None:
     log.as_owner("DELETE FROM stored_events")
     async with open_snapshot(Secret(log.database.url), name="test") as snapshot:
         plan = await history_parts.all_runs(snapshot, 4)
-    assert plan.parts == [Part()]
+    assert plan.parts == [Part(), Places()]
     assert {one.kind for one in log.faults()} == {"head"}
 
 
@@ -273,7 +382,7 @@ async def test_a_process_that_is_killed_is_no_clean_log(log: Log) -> None:
     url = Secret(log.database.url)
     async with open_snapshot(url, name="test") as snapshot:
         plan = await history_parts.all_runs(snapshot, 2)
-        said = notes(url, "test", plan.moment, plan.parts, 2)
+        said = notes(url, "test", plan, 2)
         next(said)
         for process in multiprocessing.active_children():
             process.kill()
@@ -285,20 +394,21 @@ async def test_a_process_that_is_killed_is_no_clean_log(log: Log) -> None:
 async def test_a_database_that_falls_silent_ends_the_check(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_workers, "NOTE_SECONDS_MAX", 4.0)
+    monkeypatch.setattr(history_parts, "QUIET_SECONDS_MAX", 4.0)
     url = Secret(log.database.url)
     async with open_snapshot(url, name="test") as snapshot:
         plan = await history_parts.all_runs(snapshot, 2)
         with psycopg.connect(log.database.admin_url) as holder:
             holder.execute("LOCK TABLE run_heads IN ACCESS EXCLUSIVE MODE")
             with pytest.raises(StoreUnavailable, match="no answer within 4 s"):
-                list(notes(url, "test", plan.moment, plan.parts, 2))
+                list(notes(url, "test", plan, 2))
     assert multiprocessing.active_children() == []
 
 
 async def test_a_moment_that_is_gone_is_told(log: Log) -> None:
+    plan = history_parts.Plan("00000003-0000001B-1", [Part()])
     with pytest.raises(StoreUnavailable):
-        list(notes(Secret(log.database.url), "test", "00000003-0000001B-1", [Part()], 1))
+        list(notes(Secret(log.database.url), "test", plan, 1))
 
 
 def test_the_heads_of_a_part_are_those_of_its_runs(log: Log) -> None:

@@ -29,6 +29,13 @@ class Part(NamedTuple):
     runs: tuple[UUID, ...] | None = None
 
 
+class Places(NamedTuple):
+    """Places of the log in a row, both ends included, of whichever runs; None: it has no end."""
+
+    first: int | None = None
+    last: int | None = None
+
+
 class Progress(NamedTuple):
     """What was checked since the note before."""
 
@@ -43,10 +50,22 @@ class Absent(NamedTuple):
     run_id: UUID
 
 
-Note: TypeAlias = Progress | Absent | Fault
+class Misplaced(NamedTuple):
+    """An event that does not stand in the log where it was written, whatever its run says."""
 
+    position: int
+    sentence: str
+
+
+Note: TypeAlias = Progress | Absent | Misplaced | Fault
+
+MISPLACED_MAX: Final = 100
+"""In one row of places."""
+
+# 0, as no number is that: where somebody has taken a rule off the table, a column may be empty.
 _EVENTS: Final = sql.SQL("""COPY (
-    SELECT uuid_send(originator_id), originator_version, notification_id, topic, state
+    SELECT uuid_send(originator_id), coalesce(originator_version, 0),
+        coalesce(notification_id, 0), topic, state
     FROM stored_events WHERE {} ORDER BY stored_events.originator_id, originator_version
 ) TO STDOUT (FORMAT BINARY)""")
 _EVENT_TYPES: Final = ("bytea", "int8", "int8", "text", "bytea")
@@ -61,6 +80,26 @@ _HEAD_TYPES: Final = (
     *("bytea", "int8", "text", "text", "text"),
     *("text", "text", "bool", "bool", "int8", "text"),
 )
+
+# Bytes of times compare as times do; an event that tells none is named by its run's proof.
+_PLACES: Final = sql.SQL("""
+SELECT place, originator_id, originator_version, place = place_before
+FROM (
+    SELECT originator_id, originator_version, notification_id AS place, at,
+        lag(at) OVER (ORDER BY notification_id) AS at_before,
+        lag(notification_id) OVER (ORDER BY notification_id) AS place_before
+    FROM (
+        SELECT originator_id, originator_version, notification_id,
+            substring(begin FROM nullif(position('"at":"'::bytea IN begin), 0) + 6 FOR 27) AS at
+        FROM (
+            SELECT originator_id, originator_version, notification_id,
+                substring(state FROM 1 FOR 300) AS begin
+            FROM stored_events WHERE notification_id IS NOT NULL AND {}
+        ) AS stored
+    ) AS timed
+) AS placed
+WHERE place = place_before OR at < at_before
+ORDER BY place LIMIT {}""")
 
 _DECODER: Final = msgspec.json.Decoder()
 _ENCODER: Final = msgspec.json.Encoder()
@@ -92,16 +131,35 @@ def check(log: Link, heads: Link, part: Part) -> Iterator[Note]:
         yield from _Merge(held.rows(), part).notes(stored.rows())
 
 
+def misplaced(log: Link, places: Places) -> list[Misplaced]:
+    """Where two events share a place, or a later place has an earlier time: neither stands in the
+    bytes that the chain binds. Sorts what no index has in order. Raises psycopg.Error.
+    """
+    which = _bounds("notification_id", (">=", places.first), ("<=", places.last))
+    rows = log.execute(_PLACES.format(which, sql.Literal(MISPLACED_MAX)), binary=True).fetchall()
+    return [Misplaced(place, _misplaced(*rest)) for place, *rest in rows]
+
+
+def _misplaced(run: UUID, version: int, twice: bool) -> str:
+    wrong = "stands where another event does" if twice else "is older than the event before it"
+    return f"version {version} of run {run} {wrong}"
+
+
 def _which(column: str, part: Part) -> sql.Composable:
+    if part.runs is None:
+        return _bounds(column, (">", part.after), ("<=", part.until))
     name = sql.Identifier(column)
-    if part.runs is not None:
-        return sql.SQL("{} = ANY({}::uuid[])").format(name, sql.Literal(list(part.runs)))
-    bounds = [
-        sql.SQL("{} {} {}::uuid").format(name, sql.SQL(sign), sql.Literal(run))
-        for sign, run in ((">", part.after), ("<=", part.until))
-        if run is not None
+    return sql.SQL("{} = ANY({}::uuid[])").format(name, sql.Literal(list(part.runs)))
+
+
+def _bounds(column: str, *bounds: tuple[str, UUID | int | None]) -> sql.Composable:
+    name = sql.Identifier(column)
+    parts = [
+        sql.SQL("{} {} {}").format(name, sql.SQL(sign), sql.Literal(bound))
+        for sign, bound in bounds
+        if bound is not None
     ]
-    return sql.SQL(" AND ").join([sql.SQL("true"), *bounds])
+    return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
 
 
 class _Merge:

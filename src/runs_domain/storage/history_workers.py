@@ -7,7 +7,7 @@ what it finds comes back as notes. A process that is done early takes more of th
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -19,12 +19,11 @@ from psycopg import IsolationLevel, sql
 from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.settings import Secret
 from runs_domain.storage.connection import unavailable
-from runs_domain.storage.history_check import Link, Note, Part, check
+from runs_domain.storage.history_check import Link, Note, Places, check, misplaced
+from runs_domain.storage.history_parts import Plan
 from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
 
 CONNECT_SECONDS_MAX: Final = 5
-NOTE_SECONDS_MAX: Final = 60.0
-"""A process that says nothing for so long waits for a database that does not answer."""
 WORKERS_MAX: Final = 32
 SETTINGS: Final = LOOK_UP_SETTINGS | {
     "enable_sort": "off",  # the primary keys have the order that is wanted
@@ -39,17 +38,15 @@ class WorkerLost(RunledgerError):
     """A process of the check was killed; what it had in hand is not checked."""
 
 
-def notes(
-    url: Secret, name: str, moment: str, parts: Sequence[Part], workers: int
-) -> Iterator[Note]:
+def notes(url: Secret, name: str, plan: Plan, workers: int) -> Iterator[Note]:
     """In no order. Raises StoreUnavailable and WorkerLost; then no process is left."""
     context = multiprocessing.get_context("spawn")
-    left = iter(parts)
+    left = iter(plan.parts)
     heard: dict[_Ends, float] = {}
     with ExitStack() as undo:
-        for _ in range(min(workers, len(parts))):
+        for _ in range(min(workers, len(plan.parts))):
             ours, theirs = context.Pipe()
-            arguments = (url.reveal(), name, moment, theirs)
+            arguments = (url.reveal(), name, plan.moment, theirs)
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -58,7 +55,7 @@ def notes(
             ours.send(next(left))
             heard[ours] = time.monotonic()
         while heard:
-            for pipe in _ready(heard, name):
+            for pipe in _ready(heard, name, plan.quiet_seconds_max):
                 heard[pipe] = time.monotonic()
                 note = _said(pipe)
                 if note is not None:
@@ -70,11 +67,11 @@ def notes(
                     del heard[pipe]
 
 
-def _ready(heard: dict[_Ends, float], name: str) -> list[Any]:
+def _ready(heard: dict[_Ends, float], name: str, seconds_max: float) -> list[Any]:
     ready = wait(list(heard), timeout=1.0)
     now = time.monotonic()
-    if any(now - since > NOTE_SECONDS_MAX for pipe, since in heard.items() if pipe not in ready):
-        raise StoreUnavailable(f"{name}: no answer within {NOTE_SECONDS_MAX:g} s")
+    if any(now - since > seconds_max for pipe, since in heard.items() if pipe not in ready):
+        raise StoreUnavailable(f"{name}: no answer within {seconds_max:g} s")
     return ready
 
 
@@ -98,7 +95,10 @@ def _work(url: str, name: str, moment: str, pipe: _Ends) -> None:
     try:
         with _connect(url, name, moment) as log, _connect(url, name, moment) as heads:
             for part in iter(pipe.recv, None):
-                for note in check(log, heads, part):
+                found = (
+                    misplaced(log, part) if isinstance(part, Places) else check(log, heads, part)
+                )
+                for note in found:
                     pipe.send(note)
                 pipe.send(None)
     except (EOFError, ConnectionError):
