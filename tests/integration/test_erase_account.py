@@ -18,7 +18,10 @@ from runs_domain import commands as c
 from runs_domain.errors import ContentErased, StaleAttempt
 from runs_domain.handle import load
 from runs_domain.ids import Attempt
+from runs_domain.settings import Secret
 from runs_domain.storage import redis_names as names
+from runs_domain.storage.accounts import Accounts
+from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.erasure import RUNS_PER_PAGE
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
@@ -26,7 +29,7 @@ from runs_domain.storage.redis_pubsub import RedisPubSub
 from runs_domain.storage.sealing import DATA_KEY_SECONDS_MAX
 from tests.support.eraser import erasing
 from tests.support.erasures import CANARY, NAME, Place, furnished, opened_log, project, request
-from tests.support.log_streams import Run
+from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import SCRIPTS, run_script, started_script
 from tests.support.servers import Database
 from workers.stack.servers import Servers
@@ -605,6 +608,18 @@ async def test_an_account_that_never_had_a_run_gets_none_after_its_erasure(place
     async with opened_log(place.database) as log:
         with pytest.raises(ContentErased):
             await request(log, place.org)
+
+
+async def test_an_erased_account_gets_no_new_name(place: Place) -> None:
+    """Also from whoever makes accounts by known ids."""
+    place.erase()
+    owner = ReconnectingConnection(Secret(place.database.admin_url), name="test", seconds_max=10.0)
+    accounts = Accounts(owner, SECRETS, "recoup_sk_")
+    await accounts.create("person", NAME, account_id=place.account)
+    await accounts.create("org", "A new name", account_id=place.org)
+    await owner.close()
+    found = dict(place.query("SELECT account_id, name FROM accounts"))
+    assert found == {place.account: "", place.org: "A new name"}
 
 
 def test_an_erased_account_gets_no_new_key(place: Place) -> None:
