@@ -24,7 +24,7 @@ def test_check_tells_its_steps_when_asked() -> None:
 
     assert ended.returncode == 0
     assert "usage: scripts/check [STEP…]" in ended.stdout
-    assert "steps: format lint types imports compose words shell" in ended.stdout
+    assert "steps: format lint types imports compose events words shell" in ended.stdout
 
 
 @pytest.mark.parametrize("step", ["frmat", "--fix", "", "format lint"])
