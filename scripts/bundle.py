@@ -122,7 +122,7 @@ def strict_object(raw: bytes) -> dict[str, Any]:
 def shown(value: object) -> str:
     """For a message: ASCII, and not long, whatever somebody has put there."""
     text = ascii(value)
-    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…"
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}..."
 
 
 SHOWN_CHARACTERS_MAX: Final = 80

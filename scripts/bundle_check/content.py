@@ -4,11 +4,14 @@ That it is what was sealed can be told only by whoever has the account's key; wh
 in an event stands in its content too, and is compared.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from bundle import shown, strict_object
 from bundle_check.files import Tell
+
+from runs_domain.proof_shapes import SHAPES
 
 
 class ContentBeside:
@@ -57,6 +60,17 @@ class ContentBeside:
         data, clear = said.get("data"), envelope.get("data")
         if said.keys() != {"id", "data"} or type(data) is not dict:
             return f"it does not give the data of {event_id}"
-        if type(clear) is dict and any(data.get(name) != clear[name] for name in clear):
+        if type(clear) is not dict:
+            return None
+        # What the event leaves out stands at its default: content does not say otherwise either.
+        shape = SHAPES.get(str(envelope.get("type")))
+        known = clear.keys() if shape is None else clear.keys() | shape.checks.keys()
+        repeated = {name: data[name] for name in data if name in known}
+        if _text(repeated) != _text(clear):
             return f"it says otherwise than {event_id} itself"
         return None
+
+
+def _text(value: dict[str, Any]) -> str:
+    """Unlike == it tells 1 from 1.0 and from true."""
+    return json.dumps(value, sort_keys=True)

@@ -12,7 +12,7 @@ from bundle_check.runs import RunFacts, read_runs
 
 class Continues:
     """`findings()`; then `joined` runs go on from the earlier bundle, and `unseen` began before
-    this one and are not in the earlier one, which proves nothing about them.
+    both and are not in the earlier one, which proves nothing about them.
 
     The earlier bundle is taken as it is: it has a check of its own.
     """
@@ -45,15 +45,23 @@ class Continues:
                 other = next(theirs, None)
             if other is None or other.run_id != run.run_id:
                 self.unseen += 1
+                if run.requested_position > before.after:
+                    sentence = "is of a run that the earlier bundle should have, and has not"
+                    yield _bad(run, sentence)
                 continue
             self.joined += 1
             if (other.last_version + 1, other.last_hash) != (run.first_version, run.anchor):
-                sentence = (
-                    f"version {run.first_version} does not follow version {other.last_version},"
-                    " with which the earlier bundle ends"
+                yield _bad(
+                    run,
+                    f"does not follow version {other.last_version},"
+                    " with which the earlier bundle ends",
                 )
-                yield Bad("chain", sentence, run.run_id, run.first_version, None)
         yield from told
+
+
+def _bad(run: RunFacts, sentence: str) -> Bad:
+    version = run.first_version
+    return Bad("chain", f"version {version} {sentence}", run.run_id, version, None)
 
 
 def _runs(place: Path, manifest: ManifestFacts, tell: Tell) -> Iterator[RunFacts]:

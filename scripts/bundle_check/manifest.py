@@ -61,14 +61,15 @@ def read_manifest(place: Path) -> ManifestFacts:
             f"{MANIFEST} is of format {shown(said.get('format'))}, and this checks {FORMAT}"
         )
     asked, window, counts = (_object(said, name) for name in ("asked", "window", "counts"))
-    since = window.get("since")
-    _need(since is None or is_time(since), "window.since")
-    _need(is_time(window.get("until")), "window.until")
-    for name in ("after", "through"):
-        _need(is_count(window.get(name)), f"window.{name}")
+    _need_span(asked, window)
     _need(is_uuid(said.get("account")), "account")
     _need(type(asked.get("unsealed")) is bool, "asked.unsealed")
-    _need(type(said.get("contentErased")) is bool, "contentErased")
+    for name in ("contentErased", "searchedForLostHeads"):
+        _need(type(said.get(name)) is bool, name)
+    _need(is_count(said.get("runsWithoutHead")), "runsWithoutHead")
+    _need(type(said.get("tool")) is str, "tool")
+    mark = said.get("logMark")
+    _need(type(mark) is str and SHA256.fullmatch(mark) is not None, "logMark")
     for name in COUNTS:
         _need(is_count(counts.get(name)), f"counts.{name}")
     by_type = _object(counts, "byType")
@@ -76,7 +77,7 @@ def read_manifest(place: Path) -> ManifestFacts:
     runs, parts = _files(said.get("files"), unsealed=asked["unsealed"])
     return ManifestFacts(
         account=said["account"],
-        since=since,
+        since=window["since"],
         until=window["until"],
         after=window["after"],
         through=window["through"],
@@ -87,6 +88,19 @@ def read_manifest(place: Path) -> ManifestFacts:
         runs=runs,
         parts=parts,
     )
+
+
+def _need_span(asked: dict[str, Any], window: dict[str, Any]) -> None:
+    """What was asked for is what it is of: "from the beginning" leaves no position out."""
+    since, until = window.get("since"), window.get("until")
+    _need(since is None or is_time(since), "window.since")
+    _need(is_time(until), "window.until")
+    for name in ("after", "through"):
+        _need(is_count(window.get(name)), f"window.{name}")
+    _need(window["after"] <= window["through"], "window.through")
+    _need(since is not None or window["after"] == 0, "window.after")
+    _need(asked.get("since") == since, "asked.since")
+    _need(asked.get("until") in (None, until), "asked.until")
 
 
 def _files(

@@ -84,6 +84,17 @@ def window_with(**changes: Any) -> Callable[[Bundle], None]:
     )
 
 
+def asked_with(**changes: Any) -> Callable[[Bundle], None]:
+    return lambda bundle: bundle.put_manifest(
+        bundle.manifest | {"asked": bundle.manifest["asked"] | changes}
+    )
+
+
+def later_span(bundle: Bundle) -> None:
+    asked_with(since="2036-01-01T00:00:00.000000Z")(bundle)
+    window_with(since="2036-01-01T00:00:00.000000Z", until="2036-01-02T00:00:00.000000Z")(bundle)
+
+
 def manifest_of(raw: bytes) -> Callable[[Bundle], None]:
     return lambda bundle: (bundle.place / "manifest.json").write_bytes(raw) and None
 
@@ -115,9 +126,35 @@ AROUND = {
     ),
     "a smaller span": (window_with(through=3), "stands outside the bundle's positions"),
     "a later span": (
-        window_with(since="2036-01-01T00:00:00.000000Z", until="2036-01-02T00:00:00.000000Z"),
+        later_span,
         "was committed outside the bundle's span of time",
     ),
+    "a beginning that leaves positions out": (
+        window_with(after=1),
+        "window.after is missing, or not what",
+    ),
+    "a span that ends before it begins": (
+        window_with(through=-1),
+        "window.through is missing, or not what",
+    ),
+    "another span than was asked for": (
+        asked_with(since="2016-01-01T00:00:00.000000Z"),
+        "asked.since is missing, or not what",
+    ),
+    "another end than was asked for": (
+        asked_with(until="2036-01-01T00:00:00.000000Z"),
+        "asked.until is missing, or not what",
+    ),
+    "a mark that is none": (manifest_with(logMark="x"), "logMark is missing, or not what"),
+    "a search that is neither": (
+        manifest_with(searchedForLostHeads=1),
+        "searchedForLostHeads is missing, or not what",
+    ),
+    "lost heads that are no number": (
+        manifest_with(runsWithoutHead=True),
+        "runsWithoutHead is missing, or not what",
+    ),
+    "no tool": (manifest_with(tool=None), "tool is missing, or not what"),
     "a span without an end": (window_with(until=None), "window.until is missing, or not what"),
     "other counts": (counts_with(events=29), "the manifest counts 29 events, and there are 30"),
     "other types": (counts_with(byType={}), "counts other types of events"),

@@ -270,6 +270,16 @@ FORGED = {
         at(0, lambda line: line.replace(b"scripted/echo", b"scripted/eche")),
         "it says otherwise than",
     ),
+    "a number in the content of another kind": (
+        CONTENT,
+        at(1, lambda line: line.replace(b'"firstPart":0', b'"firstPart":false')),
+        "line 2: it says otherwise than",
+    ),
+    "a fact in the content that the event does not state": (
+        CONTENT,
+        at(1, lambda line: line.replace(b'"firstPart":0', b'"firstPart":0,"interrupted":true')),
+        "line 2: it says otherwise than",
+    ),
 }
 
 

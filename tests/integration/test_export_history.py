@@ -250,6 +250,25 @@ def test_a_history_that_was_written_anew_between_two_bundles_is_found(
     ) == (1, True)
 
 
+def test_a_run_cannot_be_hidden_from_the_bundle_that_it_goes_on_from(
+    own: SomeHistory, tmp_path: Path
+) -> None:
+    """Under another request's position nothing there is found to hold its anchor against."""
+    cut = own.times()[8]
+    first = exported(own.database, own.account, tmp_path / "1", "--until", _text(cut))
+    second = exported(own.database, own.account, tmp_path / "2", "--since", _text(cut))
+    runs = second.objects("runs")
+    begun = [place for place, run in enumerate(runs) if run["firstVersion"] > 1]
+    runs[begun[-1]]["requestedPosition"] += 1
+    assert runs[begun[-1]]["requestedPosition"] <= second.manifest["window"]["after"]
+    lines = [json.dumps(run).encode() + b"\n" for run in runs]
+    second.change("runs.ndjson", lambda _: lines, forged=True)
+    assert verified(second)[0] == 0
+    code, words = verified(second, "--after", str(first.place))
+    says = "is of a run that the earlier bundle should have, and has not\n"
+    assert (code, words.count(says)) == (1, 1), words
+
+
 def test_a_span_without_events_is_an_empty_bundle(history: SomeHistory, tmp_path: Path) -> None:
     before = _text(history.times()[0])
     bundle = exported(history.database, history.account, tmp_path / "1", "--until", before)
