@@ -52,15 +52,20 @@ class RunSummary(Struct, frozen=True):
 
 def summarize(stream: Iterable[Recorded], row: RunSummary | None = None) -> RunSummary | None:
     """The row after `stream`, which goes on where `row` stands; None for an empty stream."""
+    version = 0 if row is None else row.version
     for recorded in stream:
+        if recorded.version != version + 1:
+            raise HistoryCorrupt(
+                f"run {recorded.run_id}: {recorded.version} is not the next version"
+            )
+        version = recorded.version
         row = _summary_after(row, recorded)
-    return row
+    return row if row is None or row.version == version else replace(row, version=version)
 
 
 def _summary_after(row: RunSummary | None, recorded: Recorded) -> RunSummary:
+    """But for the version, which every event moves."""
     event = recorded.event
-    if recorded.version != (0 if row is None else row.version) + 1:
-        raise HistoryCorrupt(f"run {recorded.run_id}: {recorded.version} is not the next version")
     if isinstance(event, events.Requested):
         return RunSummary(
             run_id=recorded.run_id,
@@ -75,7 +80,6 @@ def _summary_after(row: RunSummary | None, recorded: Recorded) -> RunSummary:
         )
     if row is None:
         raise HistoryCorrupt(f"run {recorded.run_id} does not begin with its request")
-    row = replace(row, version=recorded.version)
     match event:
         case events.Started():
             return replace(row, status="running", started_at=recorded.at)

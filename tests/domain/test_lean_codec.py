@@ -125,3 +125,28 @@ def test_an_event_of_another_place_or_tag_is_refused_as_the_codec_refuses_it() -
         ):
             for outline in (True, False):
                 assert leanly(wrong, KEY, outline=outline) == by_codec(wrong, KEY, outline=outline)
+
+
+def whole(rows: list[StoredRow]) -> list[Recorded] | None:
+    return lean_codec.outlines(
+        rows[0].run_id,
+        [row.position for row in rows],
+        [row.tag for row in rows],
+        [row.state for row in rows],
+    )
+
+
+def test_a_whole_stream_at_once_is_the_outline_of_each_event_or_none() -> None:
+    assert [row.version for row in ROWS] == list(range(1, len(ROWS) + 1))
+    assert whole(ROWS) == [lean_codec.outline(row) for row in ROWS]
+    for place, row in enumerate(ROWS):
+        for wrong in (
+            replace(row, tag="run.started.v9"),
+            replace(row, tag=ROWS[place - 2].tag),
+            replace(row, state=row.state[:-1]),
+            replace(
+                row, state=row.state.replace(str(row.run_id).encode(), str(builders.RUN).encode())
+            ),
+        ):
+            assert whole([*ROWS[:place], wrong, *ROWS[place + 1 :]]) is None
+    assert whole([ROWS[1], ROWS[0], *ROWS[2:]]) is None

@@ -4,6 +4,7 @@ An outline takes one pass over the stored bytes, and content is opened on top of
 asks. Whatever does not fit goes the slow way, which says why.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -11,7 +12,7 @@ import msgspec
 
 from runs_domain.errors import HistoryCorrupt
 from runs_domain.events import SEALED, TYPES, Event, Struct
-from runs_domain.ids import AccountId, Attempt, RunId, Version
+from runs_domain.ids import AccountId, Attempt, Position, RunId, Version
 from runs_domain.ports import Recorded
 from runs_domain.storage import codec
 from runs_domain.storage.codec import StoredRow
@@ -84,6 +85,46 @@ def outline(row: StoredRow) -> Recorded:
         prev=opened.prev,
         hash="",
     )
+
+
+def outlines(
+    run_id: RunId,
+    positions: Sequence[Position],
+    tags: Sequence[str],
+    states: Sequence[bytes],
+) -> list[Recorded] | None:
+    """Each outline of a whole stream, whose versions have no hole; None if one of them does not
+    fit, and `outline` says why. It is `outline` in a loop, without a row or a call an event.
+    """
+    number = run_id.int
+    made: list[Recorded] = []
+    try:
+        for version, (position, tag, state) in enumerate(
+            zip(positions, tags, states, strict=True), start=1
+        ):
+            opened: _Opened[Any] = _OUTLINES[tag].decode(state)
+            if opened.run_id.int != number or opened.version != version or opened.type != tag:
+                return None
+            made.append(
+                Recorded(
+                    event=opened.data,
+                    run_id=run_id,
+                    version=opened.version,
+                    position=position,
+                    type=tag,
+                    at=opened.at,
+                    actor=opened.actor,
+                    subject=opened.subject,
+                    correlation=opened.correlation,
+                    causation=opened.causation,
+                    attempt=opened.attempt,
+                    prev=opened.prev,
+                    hash="",
+                )
+            )
+    except (KeyError, *codec.UNREADABLE):
+        return None
+    return made
 
 
 def with_content(row: StoredRow, outlined: Recorded, key: DataKey | None) -> Recorded:

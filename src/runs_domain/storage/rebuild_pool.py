@@ -107,6 +107,7 @@ def _main(work: Work[Any], job: Any, number: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.disable()  # what we do makes no cycles, and a collection looks at every event in memory
+    gc.freeze()  # and if one is asked for, it need not look at what was imported
     try:
         work(job, number, pipe.send)
     except RunledgerError as error:

@@ -5,7 +5,6 @@ that is read by itself. Memory is that of a batch, or of the one run that is lar
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,8 +29,7 @@ EVENT_BYTES_MAX: Final = 32 * 1024
 """A larger event is fetched by itself; without content, as much of it comes first."""
 
 _RUNS: Final = """
-SELECT originator_id,
-    array_agg(originator_version ORDER BY originator_version),
+SELECT originator_id, min(originator_version) = 1 AND max(originator_version) = count(*),
     array_agg(notification_id ORDER BY originator_version),
     array_agg(coalesce(topic, '') ORDER BY originator_version),
     array_agg(CASE WHEN octet_length(state) <= %(event_bytes)s THEN state END
@@ -128,32 +126,28 @@ class RunStreams:
         parameters = {**which, "upto": upto, "event_bytes": EVENT_BYTES_MAX}
         batch = _Unfinished()
         with self._log.cursor(binary=True) as cursor:
-            for run_id, versions, positions, tags, states in cursor.stream(
+            for run_id, is_whole, positions, tags, states in cursor.stream(
                 sql, parameters, size=RUNS_AT_ONCE
             ):
-                if None in states:
+                is_plain = is_whole and None not in states
+                events = lean_codec.outlines(run_id, positions, tags, states) if is_plain else None
+                if events is None:
                     yield self._finished(batch)
                     batch = _Unfinished()
-                    yield self._large_batch(run_id, upto)
+                    yield self._odd_one(run_id, upto)
                     continue
-                rows = list(map(StoredRow, repeat(run_id), versions, tags, states, positions))
-                self._add(batch, run_id, rows)
+                batch.streams.append(Stream(run_id, events))
+                batch.events += len(events)
+                batch.size += sum(map(len, states))
+                if self._content:
+                    rows = zip(events, tags, states, positions, strict=True)
+                    batch.rows.append(
+                        [StoredRow(run_id, one.version, *rest) for one, *rest in rows]
+                    )
                 if batch.events >= BATCH_EVENTS_MAX or batch.size >= BATCH_BYTES_MAX:
                     yield self._finished(batch)
                     batch = _Unfinished()
         yield self._finished(batch)
-
-    def _add(self, batch: "_Unfinished", run_id: RunId, rows: list[StoredRow]) -> None:
-        try:
-            events = list(map(lean_codec.outline, rows))
-        except HistoryCorrupt:
-            self._refuse(run_id, _first_fault(rows))
-            return
-        batch.streams.append(Stream(run_id, events))
-        batch.events += len(events)
-        batch.size += sum(len(row.state) for row in rows)
-        if self._content:
-            batch.rows.append(rows)
 
     def _finished(self, batch: "_Unfinished") -> Batch:
         if not self._content:
@@ -183,19 +177,20 @@ class RunStreams:
         }
         return {**dict.fromkeys(accounts), **opened_keys(self._secrets, wrapped)}
 
-    def _large_batch(self, run_id: RunId, upto: Position) -> Batch:
+    def _odd_one(self, run_id: RunId, upto: Position) -> Batch:
+        """A run that has large events, or odd ones, or not all of them."""
         keys: dict[AccountId, DataKey | None] = {}
         try:
-            events = self._large(run_id, upto, keys)
+            events = self._one_by_one(run_id, upto, keys)
         except Unreadable as error:
             self._refuse(run_id, error)
             return Batch([], keys, 0)
         return Batch([Stream(run_id, events)], keys, BATCH_BYTES_MAX)
 
-    def _large(
+    def _one_by_one(
         self, run_id: RunId, upto: Position, keys: dict[AccountId, DataKey | None]
     ) -> list[Recorded]:
-        """A run with large events: their bytes one after the other, the events all at once."""
+        """One event's bytes in memory after the other's; the events all at once."""
         events: list[Recorded] = []
         found = self._side.execute(_EVENTS_OF, (run_id, upto), binary=True).fetchall()
         for version, position, tag, size in found:
@@ -220,15 +215,6 @@ class RunStreams:
     def _state(self, run_id: RunId, version: Version, size: int) -> bytes:
         ((state,),) = self._side.execute(_STATE, (size, run_id, version), binary=True).fetchall()
         return bytes(state)
-
-
-def _first_fault(rows: Sequence[StoredRow]) -> Unreadable:
-    for row in rows:
-        try:
-            lean_codec.outline(row)
-        except HistoryCorrupt as error:
-            return _unreadable(row, error)
-    raise AssertionError("one of them could not be read a moment ago")
 
 
 def _filled(rows: Sequence[StoredRow], outline: Sequence[Recorded], keys: Keys) -> list[Recorded]:
