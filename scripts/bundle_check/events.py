@@ -71,24 +71,24 @@ def read_event(line: bytes) -> EventLine:
 
 
 def _wrong(said: dict[str, Any], digest: str) -> str | None:
-    run_id, version = said["runid"], said["runversion"]
-    expected = {
-        "specversion": "1.0",
-        "id": f"{run_id}/{version}",
-        "source": f"/api/chat/runs/{run_id}",
-        "datacontenttype": "application/json",
-        "sha256": digest,
-    }
-    for name in ATTRIBUTES:
-        if name not in said:
-            return f"has no {name} in its line"
-    for name, value in expected.items():
+    run_id = said["runid"]
+    expected = (
+        ("specversion", "1.0"),
+        ("id", f"{run_id}/{said['runversion']}"),
+        ("source", f"/api/chat/runs/{run_id}"),
+        ("datacontenttype", "application/json"),
+        ("sha256", digest),
+    )
+    missing = ATTRIBUTES - said.keys()
+    if missing:
+        return f"has no {min(missing)} in its line"
+    for name, value in expected:
         if said[name] != value:
             return f"has another {name} in its line than belongs there"
-    strange = sorted(said.keys() - ATTRIBUTES)
-    return (
-        f"has {shown(strange[0])} in its line, which the format does not know" if strange else None
-    )
+    if len(said) == len(ATTRIBUTES):
+        return None
+    strange = min(said.keys() - ATTRIBUTES)
+    return f"has {shown(strange)} in its line, which the format does not know"
 
 
 def _stored(text: Any) -> bytes:

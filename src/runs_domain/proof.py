@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 from uuid import UUID
 
 from runs_domain.ids import RunId, chain_start
@@ -56,7 +56,7 @@ class StreamFacts(NamedTuple):
 def strict_json(stored: bytes) -> Any:
     """Raises ValueError for what is no JSON, has a key twice, or a text that is no Unicode."""
     text = stored.decode("utf-8")
-    found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    found = _DECODER.decode(text)
     if "\\ud" in text or "\\uD" in text:  # half a surrogate pair would pass
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     return found
@@ -258,3 +258,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(_: str) -> NoReturn:
     raise ValueError("JSON has no such number")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
