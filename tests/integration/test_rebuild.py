@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -20,6 +21,7 @@ from runs_domain.storage.rebuild import CannotRebuild
 from runs_domain.storage.run_streams import Unreadable
 from runs_domain.storage.runs_view import page
 from runs_domain.storage.snapshot import open_snapshot
+from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import started_script
 from tests.support.rebuilds import (
@@ -165,7 +167,8 @@ async def test_a_stream_without_a_head_is_not_lost(
     database: Database, log: PostgresEventLog
 ) -> None:
     runs = await some_runs(log, 3)
-    as_owner(database, "DELETE FROM run_heads WHERE run_id = %s", runs[2].run_id)
+    first, *_ = sorted(run.run_id for run in runs)
+    as_owner(database, "DELETE FROM run_heads WHERE run_id = %s", first)
     await rebuild_here(database, "runs")
     ((rows,),) = as_owner(database, "SELECT count(*) FROM runs")
     assert rows == 3
@@ -404,3 +407,59 @@ async def test_a_look_at_one_moment_sees_no_view_empty_because_it_was_swapped_in
         assert [violation async for violation in audit.violations()] == []
         assert not rebuilding.done()
     await rebuilding
+
+
+async def test_content_that_is_erased_while_a_rebuild_is_under_way_is_not_brought_back_either(
+    database: Database, log: PostgresEventLog
+) -> None:
+    """Its range was loaded before that, and the erasure had no view of the shadow's rows."""
+    runs = await some_runs(log, 3)
+    await projected(database, log)
+    with psycopg.connect(database.admin_url) as dump:
+        dump.execute("SELECT count(*) FROM messages")
+        rebuilding = asyncio.create_task(rebuild_here(database, "messages"))
+        phases = "SELECT phase FROM view_rebuilds"
+        await until(lambda: ("swap",) in as_owner(database, phases) or rebuilding.done())
+        as_owner(
+            database,
+            "UPDATE account_data_keys SET wrapped = NULL, destroyed_at = clock_timestamp()"
+            " WHERE account_id = %s",
+            runs[0].account_id,
+        )
+        dump.rollback()
+        await rebuilding
+    assert as_owner(database, COUNT, runs[0].account_id) == [(0,)]
+    assert as_owner(database, COUNT, runs[1].account_id) == [(2,)]
+
+
+@pytest.mark.parametrize("from_the_end", [False, True])
+async def test_what_is_appended_and_projected_after_the_pinned_position_is_in_once(
+    database: Database,
+    log: PostgresEventLog,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    from_the_end: bool,
+) -> None:
+    """Also where rows are copied from a view that is ahead of the pinned position."""
+    old = Run(log)
+    await old.start()
+    await some_runs(log, 3)
+    await projected(database, log)
+    ((end,),) = as_owner(database, "SELECT max(notification_id) FROM stored_events")
+    plan = run_ranges.plan
+
+    async def plan_and_go_on(*arguments: Any) -> Any:
+        ranges = await plan(*arguments)
+        await old.do(builders.text_step(old.stream.state, "later"))
+        await some_runs(log, 3)
+        await projected(database, log)
+        return ranges
+
+    monkeypatch.setattr(run_ranges, "plan", plan_and_go_on)
+    said = await rebuild_here(database, from_position=end if from_the_end else None)
+    monkeypatch.setattr(run_ranges, "plan", plan)
+
+    ((new_end,),) = as_owner(database, "SELECT max(notification_id) FROM stored_events")
+    assert said.pinned_position == end < new_end
+    assert set(said.positions.values()) == {new_end}
+    await assert_right(database)
