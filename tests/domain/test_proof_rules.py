@@ -347,6 +347,11 @@ def test_the_runs_as_they_were_are_proved(made: Callable[[], list[Told]]) -> Non
     assert first_fault(stored(made())) is None
 
 
+@pytest.mark.parametrize("ttl_seconds", [60, 24 * 60 * 60])
+def test_a_key_may_live_a_minute_and_a_day(ttl_seconds: int) -> None:
+    assert first_fault(stored(change(3, ttl_seconds=ttl_seconds)(whole_run()))) is None
+
+
 @pytest.mark.parametrize(("made", "broken", "version", "kind", "words"), CASES)
 def test_a_broken_rule_is_named_at_its_version(
     made: Callable[[], list[Told]], broken: Change, version: int, kind: str, words: str

@@ -95,6 +95,18 @@ def later_span(bundle: Bundle) -> None:
     window_with(since="2036-01-01T00:00:00.000000Z", until="2036-01-02T00:00:00.000000Z")(bundle)
 
 
+def begun_later(bundle: Bundle) -> None:
+    """Behind its first event; the time alone would not tell."""
+    since = "2016-01-01T00:00:00.000000Z"
+    asked_with(since=since)(bundle)
+    window_with(since=since, after=int(bundle.objects("events")[0]["logposition"]))(bundle)
+
+
+def ended_at_an_event(bundle: Bundle) -> None:
+    """An end is not in the span."""
+    window_with(until=max(event["time"] for event in bundle.objects("events")))(bundle)
+
+
 def manifest_of(raw: bytes) -> Callable[[Bundle], None]:
     return lambda bundle: (bundle.place / "manifest.json").write_bytes(raw) and None
 
@@ -155,6 +167,14 @@ AROUND = {
         "runsWithoutHead is missing, or not what",
     ),
     "no tool": (manifest_with(tool=None), "tool is missing, or not what"),
+    "a span that begins behind its first event": (
+        begun_later,
+        "stands outside the bundle's positions",
+    ),
+    "a span that ends at its last event": (
+        ended_at_an_event,
+        "was committed outside the bundle's span of time",
+    ),
     "a span without an end": (window_with(until=None), "window.until is missing, or not what"),
     "other counts": (counts_with(events=29), "the manifest counts 29 events, and there are 30"),
     "other types": (counts_with(byType={}), "counts other types of events"),

@@ -25,6 +25,7 @@ from tests.support.bundles import Bundle, bytes_in, export, exported, verified
 from tests.support.log_streams import SECRETS
 from tests.support.servers import Database
 from tests.support.some_history import SomeHistory, append_some, some_history
+from tests.support.waiting import until
 from workers.stack.servers import Servers
 
 TICK = timedelta(microseconds=1)
@@ -194,6 +195,32 @@ async def test_consecutive_spans_hold_each_event_once_wherever_they_are_cut(
         await connection.close()
 
 
+async def test_a_span_until_now_waits_for_the_append_that_is_under_way(
+    history: SomeHistory,
+) -> None:
+    """It has its time already, and would be missing from this span and from the next."""
+    connection = ReconnectingConnection(Secret(history.database.url), name="test")
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    append = await psycopg.AsyncConnection.connect(history.database.admin_url)
+    looker = await psycopg.AsyncConnection.connect(history.database.admin_url, autocommit=True)
+
+    async def waiting() -> bool:
+        return bool((await (await looker.execute(waits)).fetchone() or (0,))[0])
+
+    try:
+        # As `append_batch` begins.
+        await append.execute("SELECT pg_advisory_xact_lock(125848689340263)")
+        pinned = asyncio.create_task(pin(connection, None, None))
+        await until(waiting)
+        assert not pinned.done()
+        await append.rollback()
+        assert (await pinned).since is None
+    finally:
+        await append.close()
+        await looker.close()
+        await connection.close()
+
+
 def _text(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -267,6 +294,19 @@ def test_a_run_cannot_be_hidden_from_the_bundle_that_it_goes_on_from(
     code, words = verified(second, "--after", str(first.place))
     says = "is of a run that the earlier bundle should have, and has not\n"
     assert (code, words.count(says)) == (1, 1), words
+
+
+def test_a_run_that_goes_on_was_not_requested_in_the_span(own: SomeHistory, tmp_path: Path) -> None:
+    """Its line is all that says where: what begins in the span begins with its request."""
+    bundle = exported(own.database, own.account, tmp_path / "1", "--since", _text(own.times()[3]))
+    runs = bundle.objects("runs")
+    begun = [place for place, run in enumerate(runs) if run["firstVersion"] > 1]
+    runs[begun[-1]]["requestedPosition"] = bundle.manifest["window"]["after"] + 1
+    lines = [json.dumps(run).encode() + b"\n" for run in runs]
+    bundle.change("runs.ndjson", lambda _: lines, forged=True)
+    code, words = verified(bundle)
+    says = "is of a run whose line says that it was requested in this span\n"
+    assert (code, says in words) == (1, True), words
 
 
 def test_a_span_without_events_is_an_empty_bundle(history: SomeHistory, tmp_path: Path) -> None:

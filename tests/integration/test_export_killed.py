@@ -1,6 +1,8 @@
 """Exports that end in the middle: killed, out of disk, of a log or an account that has changed."""
 
+import importlib
 import json
+import os
 import re
 import resource
 import subprocess
@@ -12,7 +14,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.bundles import Bundle, bytes_in, environment_of, export, verified
+from tests.support.bundles import (
+    Bundle,
+    bytes_in,
+    environment_of,
+    export,
+    scripts_importable,
+    verified,
+)
 from tests.support.killed_export import STEPS
 from tests.support.operators import SCRIPTS
 from tests.support.servers import Database
@@ -142,6 +151,37 @@ def test_a_quota_is_told_in_a_sentence_and_the_same_command_goes_on(
     whole = tmp_path / "whole"
     assert export(history.database, history.account, whole, *until).returncode == 0
     assert bytes_in(out) == bytes_in(whole)
+
+
+def test_what_lies_behind_the_last_whole_part_is_cut_off(
+    history: SomeHistory, tmp_path: Path
+) -> None:
+    until = ("--until", history.times()[-1].isoformat())
+    out = tmp_path / "out"
+    assert cut_short(history, out, *until).returncode == 1
+    for name in ("events-00001.ndjson", "runs.ndjson", "unfinished.json.new"):
+        with (out / name).open("ab") as file:
+            file.write(b"x" * 10 * FILE_BYTES_MAX)
+    assert export(history.database, history.account, out, *until).returncode == 0
+    whole = tmp_path / "whole"
+    assert export(history.database, history.account, whole, *until).returncode == 0
+    assert bytes_in(out) == bytes_in(whole)
+
+
+def test_a_part_is_on_the_disk_before_anything_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill does not show it: what the kernel has then is what a reader gets."""
+    with scripts_importable():
+        files = importlib.import_module("exporting.files")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_size))
+    part = files.Growing(tmp_path / "part")
+    part.add(b"a line\n")
+    part.add(b"another\n")
+    assert part.settle().bytes == 15
+    part.close()
+    assert flushed == [15]
 
 
 def test_a_full_disk_is_told_in_a_sentence(history: SomeHistory, tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ TAMPERING: dict[str, tuple[Tamper, set[Hit], Callable[[pytest.MonkeyPatch], None
         lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
     ),
     "content that is too short, all hashes anew": (
-        rewrite(lambda envelopes: envelopes[0].update(sealed="A" * 36)),
+        rewrite(lambda envelopes: envelopes[0].update(sealed="A" * 38 + "==")),
         {("done", 1, "envelope")},
         lambda monkeypatch: monkeypatch.setattr("runs_domain.proof_rules._sealed", lambda *_: None),
     ),
