@@ -183,4 +183,4 @@ def _no(sentence: str) -> int:
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    leave_with(main, interrupted="interrupted; what had begun, the same command finishes")

@@ -152,4 +152,4 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    leave_with(main, interrupted="interrupted; the same command goes on")

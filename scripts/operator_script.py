@@ -5,11 +5,21 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 PACKAGES = ("runs_domain", "msgspec", "psycopg", "redis", "rich")
 READER_LEFT = 141
 """The exit code of a program whose reader, say `head`, has read enough: 128 + SIGPIPE."""
 INTERRUPTED = 130
+
+
+def _ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while the script is still importing is no fault to show a traceback of."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _ended
 
 if not all(map(find_spec, PACKAGES)):
     script = Path(sys.argv[0]).name
@@ -24,8 +34,11 @@ from runs_domain.settings import BadSettings  # noqa: E402
 from runs_domain.storage.connection import ServerRefuses  # noqa: E402
 
 
-def leave_with(main: Callable[[], int]) -> None:
-    """End the process with what `main` returns, without a traceback if its reader has left."""
+def leave_with(main: Callable[[], int], *, interrupted: str = "interrupted") -> None:
+    """End the process with what `main` returns, without a traceback if its reader has left.
+
+    `interrupted` is said at Ctrl-C: what is left behind, and how to go on.
+    """
     try:
         code = main()
         sys.stdout.flush()
@@ -34,6 +47,7 @@ def leave_with(main: Callable[[], int]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = READER_LEFT
     except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).stem}: {interrupted}", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
 

@@ -196,4 +196,6 @@ def _print_json(rebuilt: Rebuilt) -> None:
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    leave_with(
+        main, interrupted="interrupted; --status says what is left, the same command goes on"
+    )

@@ -246,4 +246,4 @@ def _tell(plan: Plan, seconds: float, *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    leave_with(main, interrupted="interrupted; the batches that were committed stay")

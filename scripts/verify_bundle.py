@@ -61,6 +61,7 @@ def verify(options: argparse.Namespace) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = READER_LEFT
     except KeyboardInterrupt:
+        print("verify_history: interrupted", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
 

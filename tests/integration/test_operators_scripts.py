@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,54 @@ def test_a_log_is_not_verified_without_the_packages_either() -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     said = "verify_history.py: run it with .venv/bin/python scripts/verify_history.py\n"
     assert ended.stderr == said
+
+
+def test_a_copy_that_can_only_check_bundles_says_so_of_a_log(tmp_path: Path) -> None:
+    """Its exit code is not that of a log in which something is wrong."""
+    shutil.copy(SCRIPTS / "verify_history.py", tmp_path)
+    ended = subprocess.run(  # noqa: S603 - our own argv
+        [PYTHON, "-S", tmp_path / "verify_history.py", "--all"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "verify_history: could not look: verify_log.py is not beside it\n"
+
+
+INTERRUPTED_WHILE_IMPORTING = """
+import signal, sys
+sys.path.insert(0, sys.argv[1])
+from operator_script import leave_with
+signal.raise_signal(signal.SIGINT)
+"""
+INTERRUPTED_AT_WORK = """
+import signal, sys
+sys.path.insert(0, sys.argv[1])
+from operator_script import leave_with
+leave_with(lambda: signal.raise_signal(signal.SIGINT), interrupted="as you were")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        (INTERRUPTED_WHILE_IMPORTING, -signal.SIGINT, ""),
+        (INTERRUPTED_AT_WORK, 130, "-c: as you were\n"),
+    ],
+)
+def test_ctrl_c_is_never_answered_with_a_traceback(program: str, code: int, said: str) -> None:
+    ended = subprocess.run(  # noqa: S603 - our own argv
+        [sys.executable, "-c", program, SCRIPTS],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
 
 
 async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
