@@ -41,7 +41,7 @@ from runs_domain.settings import BadSettings, Settings, load
 from runs_domain.storage.long_work import DiskFull
 from runs_domain.storage.rebuild import Asked, Rebuilt, rebuild
 from runs_domain.storage.rebuild_load import NAME
-from runs_domain.storage.rebuild_state import describe, discard, state
+from runs_domain.storage.rebuild_state import State, describe, discard, state
 from runs_domain.storage.view_check import CheckJob, check_views
 from runs_domain.storage.view_compare import NAME as CHECK_NAME
 from runs_domain.storage.view_folds import folding
@@ -129,15 +129,14 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 async def _run(settings: Settings, views: tuple[str, ...], options: argparse.Namespace) -> int:
     url = settings.admin_database_url
     if options.status:
-        found = await state(url)
-        if not found.entries and found.owner_pid is None:
-            print("no rebuild is under way, and none was left behind")
-        else:
-            what = "left behind" if found.owner_pid is None else "under way"
-            print(f"{what}: {describe(found)}")
+        _print_state(await state(url), as_json=options.json)
         return 0
     if options.discard:
-        print("thrown away" if await discard(url) else "nothing was left behind")
+        was_there = await discard(url)
+        if options.json:
+            print(json.dumps({"discarded": was_there}))
+        else:
+            print("thrown away" if was_there else "nothing was left behind")
         return 0
     if options.dry_run:
         return await _dry_run(settings, views, options)
@@ -164,6 +163,26 @@ async def _dry_run(settings: Settings, views: tuple[str, ...], options: argparse
     with shown(PROGRAM) as show:
         found = await check_views(job, show)
     return print_findings(found, as_json=options.json, would=True)
+
+
+def _print_state(found: State, *, as_json: bool) -> None:
+    what = "left behind" if found.owner_pid is None else "under way"
+    nothing = not found.entries and found.owner_pid is None
+    if as_json:
+        progress = found.progress
+        shape = {
+            "state": "none" if nothing else what,
+            "views": [entry.view for entry in found.entries],
+            "begun": found.entries[0].started_at.isoformat() if found.entries else None,
+            "phase": found.entries[0].phase if found.entries else None,
+            "events": progress.events if progress else None,
+            "loaded": progress.loaded if progress else None,
+        }
+        print(json.dumps(shape))
+    elif nothing:
+        print("no rebuild is under way, and none was left behind")
+    else:
+        print(f"{what}: {describe(found)}")
 
 
 def _print(rebuilt: Rebuilt) -> None:

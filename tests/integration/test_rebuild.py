@@ -1,6 +1,7 @@
 """`scripts/rebuild_projections.py` on a real log: exact, unnoticed, alone, and never half done."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -336,11 +337,17 @@ async def test_a_second_rebuild_at_once_is_refused_and_the_first_ends_well(
             assert "runs, begun " in err
             assert "in phase swap" in err
             assert run(database, REBUILD, "--status")[1].startswith("under way: ")
+            status = json.loads(run(database, REBUILD, "--status", "--json")[1])
+            assert (status["state"], status["views"]) == ("under way", ["runs"])
+            assert (status["phase"], status["loaded"]) == ("swap", status["events"])
             assert run(database, REBUILD, "--discard")[0] == 1
             dump.rollback()
             rest = await asyncio.to_thread(first.communicate)
         assert first.returncode == 0, rest
     assert run(database, REBUILD, "--status")[1].startswith("no rebuild is under way")
+    assert json.loads(run(database, REBUILD, "--status", "--json")[1])["state"] == "none"
+    discarded = run(database, REBUILD, "--discard", "--json")[1]
+    assert json.loads(discarded) == {"discarded": False}
     await projected(database, log)
     await assert_right(database)
 
