@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-seed", type=int, help="of the long chaos test; by default a random one"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        # One of several processes: those are started deaf to Ctrl-C, and so would be whatever
+        # they start, also the programs whose Ctrl-C is tested.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
