@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -23,16 +23,12 @@ from rich.progress import (
 from rich.text import Text
 from typing_extensions import override
 
+from runs_domain.storage.long_work import Show
+
 LINE_SECONDS: Final = 5.0
 """Between two lines of one phase."""
 PACE_SECONDS: Final = 30.0
 """What the pace is taken of."""
-
-
-class Show(Protocol):
-    def phase(self, name: str, *, total: int | None = None, done: int = 0) -> None: ...
-    def advance(self, count: int) -> None: ...
-    def note(self, sentence: str) -> None: ...
 
 
 class _Pace(ProgressColumn):

@@ -470,3 +470,29 @@ async def test_what_is_appended_and_projected_after_the_pinned_position_is_in_on
     assert said.pinned_position == end < new_end
     assert set(said.positions.values()) == {new_end}
     await assert_right(database)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE view_rebuilds SET release = 'of another release'",
+        "ALTER TABLE runs ALTER COLUMN model SET STATISTICS 7",
+    ],
+)
+async def test_what_another_release_or_an_older_table_left_behind_is_not_gone_on_with(
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    runs = await some_runs(log, 3)
+    monkeypatch.setattr(run_ranges, "RANGE_EVENTS", 10)
+    last = max(run.run_id for run in runs)
+    spoil = "UPDATE stored_events SET topic = %s WHERE originator_id = %s AND topic = %s"
+    as_owner(database, spoil, "x", last, "run.requested.v1")
+    with pytest.raises(Unreadable):
+        await rebuild_here(database, "runs")
+    as_owner(database, spoil, "run.requested.v1", last, "x")
+    as_owner(database, "UPDATE runs__rebuild SET status = 'failed'")
+    as_owner(database, change)
+    again = await rebuild_here(database, "runs")
+    assert not again.resumed
+    await projected(database, log)
+    await assert_right(database)

@@ -5,7 +5,7 @@ server that has gone is waited for without end.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -51,6 +51,14 @@ _SAYS: Final = {
 
 SyncConnection = psycopg.Connection[TupleRow]
 T = TypeVar("T")
+
+
+class Show(Protocol):
+    """Where long work tells how far it is."""
+
+    def phase(self, name: str, *, total: int | None = None, done: int = 0) -> None: ...
+    def advance(self, count: int) -> None: ...
+    def note(self, sentence: str) -> None: ...
 
 
 class ServerFailed(RunledgerError):

@@ -4,12 +4,11 @@ One pass over the log fills the shadows of all views that are asked for, up to a
 then indexes, what came meanwhile, and the swap. A rebuild that was killed goes on where it was.
 """
 
-import asyncio
 import hashlib
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -22,14 +21,14 @@ from runs_domain.storage import rebuild_shadow as shadows
 from runs_domain.storage import run_ranges
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.identity import SystemClock, uuid7
-from runs_domain.storage.long_work import LongConnection, open_session
+from runs_domain.storage.long_work import LongConnection, Show
 from runs_domain.storage.rebuild_book import Entry
-from runs_domain.storage.rebuild_catch_up import LAST_EVENTS_MAX, Behind, CatchUp
+from runs_domain.storage.rebuild_catch_up import CatchUp
+from runs_domain.storage.rebuild_indexes import build_indexes
 from runs_domain.storage.rebuild_likeness import Likeness, as_text, hindrances, likeness
-from runs_domain.storage.rebuild_load import NAME, LoadJob, load
+from runs_domain.storage.rebuild_load import LoadJob, load
 from runs_domain.storage.rebuild_pool import in_processes
 from runs_domain.storage.rebuild_state import (
-    OWNER,
     CannotRebuild,
     alone,
     describe,
@@ -37,36 +36,16 @@ from runs_domain.storage.rebuild_state import (
     state_of,
     throw_away,
 )
+from runs_domain.storage.rebuild_swap import follow, swap_in
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.views import named
 
-INDEX_SECONDS_MAX: Final = 24 * 3600.0
-SWAP_SECONDS_MAX: Final = 3600.0
-"""How long a swap waits for whoever reads a view in a long transaction, a dump say."""
-SWAP_PAUSE_SECONDS: Final = (0.05, 2.0)
-"""Between two tries of a swap: the first, and the longest."""
-BLOCKED_NOTE_SECONDS: Final = 3.0
 LEFT_PAUSE_SECONDS: Final = 0.5
 LEFT_TRIES_MAX: Final = 20
 """Of ranges that a dying worker of a killed rebuild still holds."""
 
 _END: Final = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 _POSITIONS: Final = "SELECT name, position FROM checkpoints WHERE name = ANY(%s)"
-_BLOCKERS: Final = """
-SELECT DISTINCT coalesce(nullif(application_name, ''), 'a client') || ' (pid ' || pid || ')'
-FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE relation = %s::regclass AND granted AND pid <> pg_backend_pid()
-    AND xact_start < now() - interval '1 second'
-ORDER BY 1
-"""
-
-
-class Show(Protocol):
-    """Where a rebuild tells how far it is."""
-
-    def phase(self, name: str, *, total: int | None = None, done: int = 0) -> None: ...
-    def advance(self, count: int) -> None: ...
-    def note(self, sentence: str) -> None: ...
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -258,41 +237,9 @@ class _Rebuild:
 
     async def _build_indexes(self, entries: Sequence[Entry]) -> None:
         views = [entry.view for entry in entries if entry.phase in {"load", "index"}]
-        if not views:
-            return
-        await book.set_phase(self._owner, views, "index")
-        builds: list[tuple[str, str]] = []
-        for view in views:
-            shadow = await likeness(self._owner, shadows.shadow_of(view))
-            there = {one["name"] for one in shadow["indexes"]}
-            wanted = shadows.index_statements(view, self._likeness[view])
-            builds += [(view, to) for name, to in wanted.items() if name not in there]
-        self._show.phase("index", total=len(builds) + len(views))
-        turns = asyncio.Semaphore(self._asked.workers)
-        at_once = min(self._asked.workers, len(builds) or 1)
-        parameters = OWNER | ({"max_parallel_maintenance_workers": "0"} if at_once > 1 else {})
-
-        async def build(view: str, statement: str) -> None:
-            async with (
-                turns,
-                open_session(self._url, name=NAME, parameters=parameters) as session,
-            ):
-                for one in statement.split("; ", maxsplit=1):
-                    doing = f"building an index of {view}"
-                    await session.do(one, doing=doing, seconds_max=INDEX_SECONDS_MAX)
-            self._show.advance(1)
-
-        async def complete(view: str) -> None:
-            async with (
-                turns,
-                open_session(self._url, name=NAME, parameters=OWNER) as session,
-            ):
-                await shadows.complete(session, view, self._likeness[view])
-            self._show.advance(1)
-
-        await _all_of([build(*one) for one in builds])
-        await _all_of([complete(view) for view in views])
-        await book.set_phase(self._owner, views, "catch-up")
+        if views:
+            workers = self._asked.workers
+            await build_indexes(self._owner, self._url, self._likeness, views, workers, self._show)
 
     # -------------------------------------------------------------------------- catch up, swap
 
@@ -300,45 +247,16 @@ class _Rebuild:
         (view,) = named([entry.view], self._data_keys)
         one = CatchUp(self._owner, view, self._data_keys, entry)
         self._show.phase(f"catch up {entry.view}")
-        await self._follow(one)
+        await follow(one, self._show)
         return one
-
-    async def _follow(self, one: CatchUp) -> None:
-        """To where a swap can take what is left."""
-        while (taken := await one.advance()) > LAST_EVENTS_MAX:
-            self._show.advance(taken)
 
     async def _swap(self, one: CatchUp) -> float:
         self._show.phase(f"swap {one.name}")
         like = await likeness(self._owner, one.name)
         if like != self._likeness[one.name]:
-            raise CannotRebuild(f"{one.name} was altered meanwhile; nothing was swapped")
+            raise CannotRebuild(f"{one.name} was altered meanwhile; it was not swapped")
         await book.set_phase(self._owner, [one.name], "swap")
-        begun = time.monotonic()
-        pause, longest = SWAP_PAUSE_SECONDS
-        told = False
-        while time.monotonic() - begun < SWAP_SECONDS_MAX:
-            try:
-                seconds = await one.swap(like)
-            except Behind:
-                await self._follow(one)
-                continue
-            if seconds is not None:
-                return seconds
-            if not told and time.monotonic() - begun > BLOCKED_NOTE_SECONDS:
-                told = True
-                self._show.note(f"{one.name} waits for {await self._blockers(one.name)}")
-            await SystemClock().sleep(pause)
-            pause = min(2 * pause, longest)
-            await self._follow(one)
-        raise CannotRebuild(
-            f"{one.name} could not be swapped in within {SWAP_SECONDS_MAX:g} s, because of"
-            f" {await self._blockers(one.name)}; ask again to go on from here"
-        )
-
-    async def _blockers(self, view: str) -> str:
-        found = [who for (who,) in await self._owner.fetch(_BLOCKERS, (view,))]
-        return ", ".join(found) or "somebody's lock on it"
+        return await swap_in(self._owner, one, like, self._show)
 
 
 def release() -> str:
@@ -347,13 +265,3 @@ def release() -> str:
     for path in sorted(Path(str(runs_domain.__file__)).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-async def _all_of(tasks: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """All at once; the first error ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for task in tasks:
-                group.create_task(task)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None

@@ -16,6 +16,7 @@ SHADOW: Final = "__rebuild"
 REPLACED: Final = "__replaced"
 _WHILE_LOADED: Final = "autovacuum_enabled"
 """Off meanwhile: a vacuum would be in the way of the indexes, and there is nothing to clean."""
+ANALYZE_SECONDS_MAX: Final = 3600.0
 _GRANTS: Final = """
 SELECT coalesce(nullif(grantee, 0)::regrole::text, 'PUBLIC'), privilege_type, is_grantable,
     column_name
@@ -98,24 +99,19 @@ async def _grants(owner: LongConnection, view: str) -> list[sql.Composable]:
     ]
 
 
-def index_statements(view: str, like: Likeness) -> Mapping[str, str]:
-    """What builds each index of the shadow, by its name there."""
+def index_statements(view: str, like: Likeness) -> Mapping[str, Sequence[str]]:
+    """What builds each index of the shadow, by its name there; to be done in one session."""
     statements = {}
     own = {one["name"]: one for one in like["indexes"]}
     for name, original in index_names(view, like).items():
         index = own[original]
-        space = index["tablespace"] or ""
-        statements[name] = (
-            sql.SQL("SET default_tablespace = {}; CREATE {} INDEX {} ON {} USING ")
-            .format(
-                sql.Literal(space),
-                sql.SQL("UNIQUE" if index["unique"] else ""),
-                sql.Identifier(name),
-                sql.Identifier(shadow_of(view)),
-            )
-            .as_string()
-            + index["says"]
+        space = sql.SQL("SET default_tablespace = {}").format(index["tablespace"] or "")
+        create = sql.SQL("CREATE {} INDEX {} ON {} USING ").format(
+            sql.SQL("UNIQUE" if index["unique"] else ""),
+            sql.Identifier(name),
+            sql.Identifier(shadow_of(view)),
         )
+        statements[name] = (space.as_string(), create.as_string() + index["says"])
     return statements
 
 
@@ -131,9 +127,6 @@ async def complete(owner: LongConnection, view: str, like: Likeness) -> None:
     unlike = differing(like, await likeness(owner, shadow_of(view), names))
     if unlike:
         raise ServerFailed(f"the shadow of {view} is not like it in: {', '.join(unlike)}")
-
-
-ANALYZE_SECONDS_MAX: Final = 3600.0
 
 
 def _rest(view: str, like: Likeness, there: Likeness) -> list[sql.Composable]:

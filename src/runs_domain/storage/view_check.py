@@ -14,9 +14,8 @@ from runs_domain.ids import Position
 from runs_domain.keys import ServerSecrets
 from runs_domain.settings import Secret
 from runs_domain.storage import run_ranges
-from runs_domain.storage.long_work import LongConnection, open_session
+from runs_domain.storage.long_work import LongConnection, Show, open_session
 from runs_domain.storage.postgres_log import READ_SETTINGS
-from runs_domain.storage.rebuild import Show
 from runs_domain.storage.rebuild_pool import in_processes
 from runs_domain.storage.view_compare import (
     NAME,
