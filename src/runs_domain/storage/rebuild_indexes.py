@@ -27,7 +27,9 @@ async def build_indexes(
     else makes them like their views. Raises ServerFailed, StoreUnavailable.
     """
     await book.set_phase(owner, views, "index")
-    builds = [one for view in views for one in await _missing(owner, view, likenesses[view])]
+    builds: list[tuple[str, Sequence[str]]] = []
+    for view in views:
+        builds += await _missing(owner, view, likenesses[view])
     show.phase("index", total=len(builds) + len(views))
     turns = asyncio.Semaphore(workers)
     one_core = {"max_parallel_maintenance_workers": "0"}
@@ -35,9 +37,7 @@ async def build_indexes(
 
     async def build(view: str, statements: Sequence[str]) -> None:
         async with turns, open_session(url, name=NAME, parameters=parameters) as session:
-            for statement in statements:
-                doing = f"building an index of {view}"
-                await session.do(statement, doing=doing, seconds_max=INDEX_SECONDS_MAX)
+            await _build(session, view, statements)
         show.advance(1)
 
     async def complete(view: str) -> None:
@@ -48,6 +48,12 @@ async def build_indexes(
     await _all_of([build(*one) for one in builds])
     await _all_of([complete(view) for view in views])
     await book.set_phase(owner, views, "catch-up")
+
+
+async def _build(session: LongConnection, view: str, statements: Sequence[str]) -> None:
+    for statement in statements:
+        doing = f"building an index of {view}"
+        await session.do(statement, doing=doing, seconds_max=INDEX_SECONDS_MAX)
 
 
 async def _missing(
