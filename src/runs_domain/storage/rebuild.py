@@ -24,7 +24,7 @@ from runs_domain.storage.identity import SystemClock, uuid7
 from runs_domain.storage.long_work import LongConnection, Show
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_catch_up import CatchUp
-from runs_domain.storage.rebuild_indexes import build_indexes
+from runs_domain.storage.rebuild_indexes import Indexes
 from runs_domain.storage.rebuild_likeness import Likeness, as_text, hindrances, likeness
 from runs_domain.storage.rebuild_load import LoadJob, load
 from runs_domain.storage.rebuild_pool import in_processes
@@ -238,8 +238,8 @@ class _Rebuild:
     async def _build_indexes(self, entries: Sequence[Entry]) -> None:
         views = [entry.view for entry in entries if entry.phase in {"load", "index"}]
         if views:
-            workers = self._asked.workers
-            await build_indexes(self._owner, self._url, self._likeness, views, workers, self._show)
+            indexes = Indexes(self._url, self._likeness, self._asked.workers, self._show)
+            await indexes.build(self._owner, views)
 
     # -------------------------------------------------------------------------- catch up, swap
 

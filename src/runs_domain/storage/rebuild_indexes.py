@@ -15,45 +15,50 @@ from runs_domain.storage.rebuild_state import OWNER
 INDEX_SECONDS_MAX: Final = 24 * 3600.0
 
 
-async def build_indexes(
-    owner: LongConnection,
-    url: Secret,
-    likenesses: Mapping[str, Likeness],
-    views: Sequence[str],
-    workers: int,
-    show: Show,
-) -> None:
-    """Those that the shadows still lack, `workers` at once, each on a session of its own; then what
-    else makes them like their views. Raises ServerFailed, StoreUnavailable.
+class Indexes:
+    """Of the shadows of `likenesses`, `workers` at once, each on a session of its own.
+
+    Raises ServerFailed, StoreUnavailable.
     """
-    await book.set_phase(owner, views, "index")
-    builds: list[tuple[str, Sequence[str]]] = []
-    for view in views:
-        builds += await _missing(owner, view, likenesses[view])
-    show.phase("index", total=len(builds) + len(views))
-    turns = asyncio.Semaphore(workers)
-    one_core = {"max_parallel_maintenance_workers": "0"}
-    parameters = OWNER | (one_core if min(workers, len(builds)) > 1 else {})
 
-    async def build(view: str, statements: Sequence[str]) -> None:
-        async with turns, open_session(url, name=NAME, parameters=parameters) as session:
-            await _build(session, view, statements)
-        show.advance(1)
+    def __init__(
+        self, url: Secret, likenesses: Mapping[str, Likeness], workers: int, show: Show
+    ) -> None:
+        self._url = url
+        self._likenesses = likenesses
+        self._workers = workers
+        self._turns = asyncio.Semaphore(workers)
+        self._show = show
 
-    async def complete(view: str) -> None:
-        async with turns, open_session(url, name=NAME, parameters=OWNER) as session:
-            await shadows.complete(session, view, likenesses[view])
-        show.advance(1)
+    async def build(self, owner: LongConnection, views: Sequence[str]) -> None:
+        """Those that are still missing; then what else makes the shadows like their views."""
+        await book.set_phase(owner, views, "index")
+        builds: list[tuple[str, Sequence[str]]] = []
+        for view in views:
+            builds += await _missing(owner, view, self._likenesses[view])
+        self._show.phase("index", total=len(builds) + len(views))
+        one_core = {"max_parallel_maintenance_workers": "0"}
+        parameters = OWNER | (one_core if min(self._workers, len(builds)) > 1 else {})
+        await _all_of([self._build(*one, parameters) for one in builds])
+        await _all_of([self._complete(view) for view in views])
+        await book.set_phase(owner, views, "catch-up")
 
-    await _all_of([build(*one) for one in builds])
-    await _all_of([complete(view) for view in views])
-    await book.set_phase(owner, views, "catch-up")
+    async def _build(
+        self, view: str, statements: Sequence[str], parameters: dict[str, str]
+    ) -> None:
+        async with (
+            self._turns,
+            open_session(self._url, name=NAME, parameters=parameters) as session,
+        ):
+            for statement in statements:
+                doing = f"building an index of {view}"
+                await session.do(statement, doing=doing, seconds_max=INDEX_SECONDS_MAX)
+        self._show.advance(1)
 
-
-async def _build(session: LongConnection, view: str, statements: Sequence[str]) -> None:
-    for statement in statements:
-        doing = f"building an index of {view}"
-        await session.do(statement, doing=doing, seconds_max=INDEX_SECONDS_MAX)
+    async def _complete(self, view: str) -> None:
+        async with self._turns, open_session(self._url, name=NAME, parameters=OWNER) as session:
+            await shadows.complete(session, view, self._likenesses[view])
+        self._show.advance(1)
 
 
 async def _missing(
