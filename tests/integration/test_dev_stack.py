@@ -1,12 +1,14 @@
 """`scripts/dev`'s stack: what it writes down, what it mends, how it ends."""
 
 import http.client
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,27 @@ def status_of(base_url: str, path: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+@contextmanager
+def answering_everything() -> Iterator[int]:
+    """A server that says 200 to whatever it is asked; gives its port."""
+
+    class Polite(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Polite) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def is_gone(pid: int) -> bool:
@@ -132,6 +155,18 @@ def test_a_taken_port_is_refused_with_a_remedy_and_nothing_stays(short_path: Pat
     assert process.returncode == 1
     assert "--port 0 takes any free one" in said
     assert not (short_path / "dev.json").exists()
+
+
+@pytest.mark.crash
+def test_a_stack_is_not_ready_because_somebody_else_answers_at_its_port(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that are started at the same moment both find the port free."""
+    with answering_everything() as port:
+        monkeypatch.setattr("workers.stack.stack.free_port", lambda _host, _wanted: port)
+        stack = Stack(short_path, workers=0, port=port, environ=os.environ, say=print)
+        with pytest.raises(StackError, match=f"cannot listen on 127.0.0.1 port {port}"), stack:
+            pass
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "a word"])

@@ -30,14 +30,20 @@ class Process:
         environment: Mapping[str, str],
         *,
         answers: Callable[[], bool] | None = None,
+        port_file: Path | None = None,
     ) -> None:
-        """`answers` tells that it is ready; without it the process says so itself (`notify`)."""
+        """`answers` tells that it is ready; without it the process says so itself (`notify`).
+
+        `port_file` is what the process writes when it listens: another one on the same port
+        may answer, too.
+        """
         self.name = name
         self._program = Path(sys.executable).with_name("runledger")
         self._command = command
         self._places = places
         self._environment = environment
         self._answers = answers
+        self._port_file = port_file
         self._child: Child | None = None
         self._notices: socket.socket | None = None
 
@@ -52,9 +58,11 @@ class Process:
         environment = dict(self._environment)
         if self._answers is None:
             environment[notify.VARIABLE] = self._listen()
+        if self._port_file is not None:
+            self._port_file.unlink(missing_ok=True)
         self._child = spawn(
             self.name,
-            [str(self._program), self._command],
+            [str(self._program), self._command, *self._arguments()],
             log=self._places.logs / f"{self.name}.log",
             on_owner_death=signal.SIGTERM,
             environment=environment,
@@ -62,7 +70,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         """StackError with the log's end if it ends, or is not ready within READY_SECONDS."""
-        self.child.wait_until(self._answers or self._has_said_so, timeout_seconds=READY_SECONDS)
+        self.child.wait_until(self._is_ready, timeout_seconds=READY_SECONDS)
         self._close()
 
     def ask_to_stop(self) -> None:
@@ -75,6 +83,14 @@ class Process:
         if self._child is not None:
             self._child.stop(STOP)
             self._child = None
+
+    def _arguments(self) -> list[str]:
+        return [] if self._port_file is None else ["--port-file", str(self._port_file)]
+
+    def _is_ready(self) -> bool:
+        if self._answers is None:
+            return self._has_said_so()
+        return (self._port_file is None or self._port_file.exists()) and self._answers()
 
     def _listen(self) -> str:
         path = self._places.sockets / f"{self.name}.ready"

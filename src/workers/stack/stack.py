@@ -135,7 +135,9 @@ class Stack:
     def _start_processes(self, environment: Mapping[str, str], port: int) -> None:
         places = self._servers.places
         self._processes["api"] = Process(
-            "api", "api", places, environment, answers=api_answers(HOST, port)
+            *("api", "api", places, environment),
+            answers=api_answers(HOST, port),
+            port_file=places.sockets / "api.port",
         )
         for name in self._workers:
             self._processes[name] = Process(name, "worker", places, environment)
