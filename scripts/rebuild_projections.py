@@ -44,7 +44,7 @@ from runs_domain.storage.rebuild_load import NAME
 from runs_domain.storage.rebuild_state import State, describe, discard, state
 from runs_domain.storage.view_check import CheckJob, check_views
 from runs_domain.storage.view_compare import NAME as CHECK_NAME
-from runs_domain.storage.view_folds import folding
+from runs_domain.storage.views import named
 
 PROGRAM: Final = "rebuild_projections"
 ADMIN_URL: Final = "RUNLEDGER_ADMIN_DATABASE_URL"
@@ -63,7 +63,7 @@ def main() -> int:
     if options.dry_run and options.restart:
         parser.error("--dry-run leaves nothing behind, so there is nothing to restart")
     try:
-        views = tuple(view.name for view in folding(options.views))
+        views = tuple(view.name for view in named(options.views))
     except UnknownView as error:
         parser.error(str(error))
 

@@ -27,7 +27,7 @@ from runs_domain.keys import secrets_of
 from runs_domain.settings import load
 from runs_domain.storage.view_check import CheckJob, check_views
 from runs_domain.storage.view_compare import NAME
-from runs_domain.storage.view_folds import folding
+from runs_domain.storage.views import named
 
 PROGRAM: Final = "verify_views"
 WORKERS_MAX: Final = 64
@@ -39,7 +39,7 @@ def main() -> int:
     parser = _parser()
     options = parser.parse_args()
     try:
-        views = tuple(view.name for view in folding(options.views))
+        views = tuple(view.name for view in named(options.views))
         return asyncio.run(_run(views, options))
     except UnknownView as error:
         parser.error(str(error))

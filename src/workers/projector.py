@@ -108,7 +108,7 @@ class Projector:
 def all_projections(url: Secret, data_keys: DataKeys) -> tuple[Projection, ...]:
     """Every view there is, each on its own connection; they read the log together."""
     window = LogWindow(url)
-    return tuple(Projection(url, view, data_keys, window) for view in all_views(data_keys))
+    return tuple(Projection(url, view, data_keys, window) for view in all_views())
 
 
 async def project(projections: Sequence[Projection], clock: Clock, wait: Wait) -> None:

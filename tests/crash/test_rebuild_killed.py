@@ -141,7 +141,7 @@ async def test_a_rebuild_that_died_is_gone_on_with_and_nothing_half_done_was_see
 ) -> None:
     await some_runs(log, 6)
     await projected(database, log)
-    before = await portraits(database, log)
+    before = await portraits(database)
     as_owner(database, "UPDATE runs SET model = 'spoilt'")
     assert callable(death)
 
@@ -160,7 +160,7 @@ async def test_a_rebuild_that_died_is_gone_on_with_and_nothing_half_done_was_see
 
     assert rebuilt(database, *VIEWS)["resumed"] is True
 
-    assert await portraits(database, log) == before
+    assert await portraits(database) == before
     assert left_behind(database) == []
     await projected(database, log)
     await assert_right(database)

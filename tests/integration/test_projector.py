@@ -26,7 +26,7 @@ from runs_domain.storage.projection import (
     checkpoints,
 )
 from runs_domain.storage.runs_view import RunsView, page, page_query
-from runs_domain.storage.view import View
+from runs_domain.storage.view import Keys, View
 from runs_domain.storage.views import all_views, named
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
@@ -57,7 +57,7 @@ def projections(database: Database, log: PostgresEventLog) -> tuple[Projection, 
 
 
 def projection_of(name: str, database: Database, log: PostgresEventLog) -> Projection:
-    (view,) = named([name], log.data_keys)
+    (view,) = named([name])
     return Projection(Secret(database.url), view, log.data_keys)
 
 
@@ -169,8 +169,10 @@ class Killed:
         self.looks_into = view.looks_into
         self.needs_content = view.needs_content
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
-        await self._view.apply(connection, batch, table)
+    async def apply(
+        self, connection: Connection, batch: Sequence[Recorded], table: str, keys: Keys
+    ) -> None:
+        await self._view.apply(connection, batch, table, keys)
         if self._times:
             self._times -= 1
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -180,7 +182,7 @@ async def test_a_projector_killed_before_its_commits_leaves_nothing_half_done(
     database: Database, log: PostgresEventLog, reader: ReconnectingConnection
 ) -> None:
     runs = await some_runs(log, 6)
-    for view in all_views(log.data_keys):
+    for view in all_views():
         projection = Projection(Secret(database.url), Killed(view, times=3), log.data_keys)
         deaths = 0
         while await projection.is_behind():

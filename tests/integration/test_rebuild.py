@@ -97,11 +97,11 @@ async def test_a_rebuilt_view_is_the_same_table_to_the_last_grant_also_the_secon
     as_owner(database, "ALTER TABLE runs CLUSTER ON runs_of_account")
     as_owner(database, 'ALTER TABLE runs ADD CONSTRAINT "Odd; name" UNIQUE (requested_position)')
     as_owner(database, 'CREATE INDEX "Odd index" ON runs (lower(model)) WHERE usage IS NOT NULL')
-    before = await portraits(database, log)
+    before = await portraits(database)
 
     for _ in range(2):
         await rebuild_here(database)
-        assert await portraits(database, log) == before
+        assert await portraits(database) == before
     await assert_right(database)
 
 

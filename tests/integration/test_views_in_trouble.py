@@ -20,7 +20,7 @@ from runs_domain.storage.log_window import LogWindow
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.projection import Checkpoint, Projection, checkpoints
 from runs_domain.storage.runs_view import RunsView
-from runs_domain.storage.view import View
+from runs_domain.storage.view import Keys, View
 from runs_domain.storage.views import all_views
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
@@ -122,9 +122,11 @@ class Picky:
         self.raises: list[Exception] = []
         self.batches: list[int] = []
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+    async def apply(
+        self, connection: Connection, batch: Sequence[Recorded], table: str, keys: Keys
+    ) -> None:
         self.batches.append(len(batch))
-        await self._view.apply(connection, batch, table)
+        await self._view.apply(connection, batch, table, keys)
         if self.raises:
             raise self.raises.pop()
         if self.poison & {one.position for one in batch}:
@@ -136,7 +138,7 @@ def picky_projections(
 ) -> tuple[dict[str, Picky], tuple[Projection, ...]]:
     url = Secret(database.url)
     window = LogWindow(url)
-    picky = {view.name: Picky(view) for view in all_views(log.data_keys)}
+    picky = {view.name: Picky(view) for view in all_views()}
     return picky, tuple(Projection(url, one, log.data_keys, window) for one in picky.values())
 
 

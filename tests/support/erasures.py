@@ -128,7 +128,7 @@ async def opened_log(database: Database) -> AsyncIterator[PostgresEventLog]:
 
 async def project(database: Database, log: PostgresEventLog) -> None:
     """Bring the `messages` view up to date."""
-    view = Projection(Secret(database.url), MessagesView(log.data_keys), log.data_keys)
+    view = Projection(Secret(database.url), MessagesView(), log.data_keys)
     while await view.advance(1000):
         pass
     await view.close()

@@ -191,13 +191,11 @@ async def projected(database: Database, log: PostgresEventLog) -> None:
     await reader.close()
 
 
-async def portraits(database: Database, log: PostgresEventLog) -> dict[str, Any]:
+async def portraits(database: Database) -> dict[str, Any]:
     """All that the catalog says of the views, by name; and which tables there are."""
     url = Secret(database.admin_url)
     async with open_session(url, name="test", parameters={}) as session:
-        of_views = {
-            view.name: await likeness(session, view.name) for view in all_views(log.data_keys)
-        }
+        of_views = {view.name: await likeness(session, view.name) for view in all_views()}
         names = await session.fetch(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
         )

@@ -82,7 +82,7 @@ def of_views(stream: Sequence[Recorded]) -> Told:
     return plain(
         {
             view.name: [view.comparable(row, keys) for row in view.rows_of(stream, keys)]
-            for view in all_views(KnownKeys())
+            for view in all_views()
         }
     )
 

@@ -39,7 +39,7 @@ async def rows_held(
 ) -> dict[str, list[Row]]:
     """What each view has of the run, row by row in the order of its key, by the view's name."""
     held = {}
-    for view in all_views(log.data_keys):
+    for view in all_views():
         rows = await connection.fetch(
             f"SELECT {', '.join(view.columns)} FROM {view.name} WHERE run_id = %s"  # noqa: S608
             f" ORDER BY {', '.join(view.key)}",
@@ -57,7 +57,7 @@ async def rows_folded(log: PostgresEventLog, run_id: RunId) -> dict[str, list[Ro
     keys = await log.data_keys.for_reading(one.subject for one in stream)
     return {
         view.name: [view.comparable(row, keys) for row in view.rows_of(stream, keys)]
-        for view in all_views(log.data_keys)
+        for view in all_views()
     }
 
 

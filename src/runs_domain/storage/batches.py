@@ -1,9 +1,10 @@
 """A batch of the log as views take it: by run, and back as columns of one statement."""
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from runs_domain.events import Requested
 from runs_domain.ids import RunId
 from runs_domain.ports import Recorded
 
@@ -30,6 +31,11 @@ def by_run(batch: Iterable[Recorded]) -> dict[RunId, list[Recorded]]:
         else:
             stream.append(recorded)
     return {stream[0].run_id: stream for stream in streams.values()}
+
+
+def begun_before(streams: Mapping[RunId, Sequence[Recorded]]) -> list[RunId]:
+    """Those of a batch's runs that have events before it."""
+    return [run for run, some in streams.items() if not isinstance(some[0].event, Requested)]
 
 
 def columns_of(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

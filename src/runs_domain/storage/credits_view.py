@@ -9,7 +9,7 @@ from runs_domain.events import Event
 from runs_domain.ids import RunId
 from runs_domain.ledger import LedgerEntry, entries_after
 from runs_domain.ports import Recorded
-from runs_domain.storage.batches import by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
@@ -44,14 +44,17 @@ class CreditsView:
     looks_into: ClassVar = _LOOKS_INTO
     needs_content: ClassVar = False
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+    async def apply(
+        self,
+        connection: Connection,
+        batch: Sequence[Recorded],
+        table: str,
+        keys: Keys,  # noqa: ARG002 - a View
+    ) -> None:
         streams = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
         if not streams:
             return
-        begun = [
-            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
-        ]
-        held = await _held(connection, table, begun)
+        held = await _held(connection, table, begun_before(streams))
         rows = [
             _values(entry)
             for run, some in streams.items()

@@ -16,7 +16,7 @@ from runs_domain.events import Event
 from runs_domain.ids import AccountId, ChatId, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import MessageRow, messages_after
-from runs_domain.storage.batches import by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import Keys, Row, upsert_into
@@ -65,17 +65,12 @@ class MessagesView:
     looks_into: ClassVar = _LOOKS_INTO
     needs_content: ClassVar = True
 
-    def __init__(self, data_keys: DataKeys) -> None:
-        self._data_keys = data_keys
-
-    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+    async def apply(
+        self, connection: Connection, batch: Sequence[Recorded], table: str, keys: Keys
+    ) -> None:
         made = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
-        keys = await self._data_keys.for_reading(some[0].subject for some in made.values())
         streams = {run: some for run, some in made.items() if keys[some[0].subject] is not None}
-        begun = [
-            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
-        ]
-        known = await _assistants(connection, table, begun, keys)
+        known = await _assistants(connection, table, begun_before(streams), keys)
         changed = [
             _values(row, keys)
             for run, some in streams.items()

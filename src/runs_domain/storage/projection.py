@@ -24,7 +24,7 @@ from runs_domain.storage.connection import Connection, ReconnectingConnection, i
 from runs_domain.storage.log_window import LogWindow, Part
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
-from runs_domain.storage.view import View
+from runs_domain.storage.view import Keys, View
 
 BATCH_SECONDS_MAX: Final = 30.0
 
@@ -143,7 +143,7 @@ class Projection:
 
     async def _write(self, place: Position, part: Part) -> int | None:
         """How many events; None = the view is at another place by now."""
-        batch = await self._batch(part)
+        batch, keys = await self._batch(part)
 
         async def work(connection: Connection) -> int | None:
             try:
@@ -155,7 +155,7 @@ class Projection:
                         return 0
                     if checkpoint[0] != place:
                         return None
-                    await self._view.apply(connection, batch, self.name)
+                    await self._view.apply(connection, batch, self.name, keys)
                     last = batch[-1].position
                     await connection.execute(_ADVANCE, (last, self.name), prepare=True)
             except Exception as error:  # whatever it is: a fold that fails is not a lag
@@ -169,12 +169,14 @@ class Projection:
             self.goes_on = part.goes_on or taken < len(part.rows)
         return taken
 
-    async def _batch(self, part: Part) -> Sequence[Recorded]:
-        """What can be read of it. Raises FoldFailed if its first event cannot be."""
+    async def _batch(self, part: Part) -> tuple[Sequence[Recorded], Keys]:
+        """What can be read of it, and its accounts' keys if the view needs content. Raises
+        FoldFailed if its first event cannot be.
+        """
         if not part.outlines and part.failure is not None:
             raise FoldFailed(part.rows, part.failure)
         if not self._view.needs_content:
-            return part.outlines
+            return part.outlines, {}
         subjects = {one.subject.int: one.subject for one in part.outlines}
         try:
             keys = await self._data_keys.for_reading(subjects.values())
@@ -190,7 +192,7 @@ class Projection:
                 if not batch:
                     raise FoldFailed([row], error) from error
                 break
-        return batch
+        return batch, keys
 
 
 async def checkpoints(connection: ReconnectingConnection) -> tuple[Checkpoint, ...]:

@@ -244,7 +244,7 @@ class _Rebuild:
     # -------------------------------------------------------------------------- catch up, swap
 
     async def _catch_up(self, entry: Entry) -> CatchUp:
-        (view,) = named([entry.view], self._data_keys)
+        (view,) = named([entry.view])
         one = CatchUp(self._owner, view, self._data_keys, entry)
         self._show.phase(f"catch up {entry.view}")
         await follow(one, self._show)

@@ -20,7 +20,7 @@ from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_likeness import Likeness
 from runs_domain.storage.rebuild_shadow import shadow_of, swap_statements
 from runs_domain.storage.sealing import DataKeys
-from runs_domain.storage.view import View
+from runs_domain.storage.view import Keys, View
 from runs_domain.storage.view_folds import CannotFold
 
 BATCH_EVENTS_MAX: Final = 5_000
@@ -137,7 +137,8 @@ class CatchUp:
         if not rows:
             return rows
         try:
-            await self._view.apply(connection, await self._decoded(rows), self._shadow)
+            batch, keys = await self._decoded(rows)
+            await self._view.apply(connection, batch, self._shadow, keys)
         except (psycopg.OperationalError, StoreUnavailable):
             raise
         except Exception as error:
@@ -148,15 +149,16 @@ class CatchUp:
             ) from error
         return rows
 
-    async def _decoded(self, rows: Sequence[StoredRow]) -> Sequence[Recorded]:
+    async def _decoded(self, rows: Sequence[StoredRow]) -> tuple[Sequence[Recorded], Keys]:
         outlines = [lean_codec.outline(row) for row in rows]
         if not self._view.needs_content:
-            return outlines
+            return outlines, {}
         keys = await self._data_keys.for_reading(one.subject for one in outlines)
-        return [
+        opened = [
             lean_codec.with_content(row, one, keys[one.subject])
             for row, one in zip(rows, outlines, strict=True)
         ]
+        return opened, keys
 
     async def _drop_erased(self, connection: Connection) -> None:
         if self._view.needs_content:

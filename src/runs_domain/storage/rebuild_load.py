@@ -25,7 +25,8 @@ from runs_domain.storage.rebuild_pool import Report
 from runs_domain.storage.rebuild_shadow import shadow_of
 from runs_domain.storage.run_streams import Batch, Range, RunStreams
 from runs_domain.storage.view import Row, View
-from runs_domain.storage.view_folds import folded, folding
+from runs_domain.storage.view_folds import folded
+from runs_domain.storage.views import named
 
 NAME: Final = "runledger rebuild"
 TRIES_MAX: Final = 100
@@ -64,7 +65,7 @@ def load(job: LoadJob, number: int, report: Report) -> None:
     Raises CannotFold, Unreadable, StoreUnavailable, ServerFailed.
     """
     del number
-    views = folding(job.views)
+    views = named(job.views)
     log = connect(job.url, name=NAME, parameters=IN_ORDER)
     writer = connect(job.url, name=NAME, parameters=_WRITING)
     if job.changed_after is not None:

@@ -15,7 +15,7 @@ from runs_domain.storage.long_work import NOTICED, LongConnection, ServerFailed,
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_load import NAME
-from runs_domain.storage.view_folds import folding
+from runs_domain.storage.views import all_views
 
 DROP_WAIT: Final = "2s"
 DROP_TRIES_MAX: Final = 5
@@ -98,7 +98,7 @@ def describe(found: State) -> str:
 async def drop_replaced(owner: LongConnection) -> bool:
     """What a swap has left over, once nobody reads it any more; False if somebody still does."""
     await owner.do(f"SET lock_timeout = '{DROP_WAIT}'")
-    replaced = [shadows.replaced_of(view.name) for view in folding(())]
+    replaced = [shadows.replaced_of(view.name) for view in all_views()]
     for _ in range(DROP_TRIES_MAX):
         try:
             await shadows.drop(owner, replaced)

@@ -12,7 +12,7 @@ from runs_domain.ids import AccountId, ChatId, Position, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import RunError, RunSummary, summarize
 from runs_domain.run import Status
-from runs_domain.storage.batches import by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
@@ -60,12 +60,15 @@ class RunsView:
     looks_into: ClassVar = _LOOKS_INTO
     needs_content: ClassVar = False
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+    async def apply(
+        self,
+        connection: Connection,
+        batch: Sequence[Recorded],
+        table: str,
+        keys: Keys,  # noqa: ARG002 - a View
+    ) -> None:
         streams = by_run(batch)
-        begun = [
-            run for run, some in streams.items() if not isinstance(some[0].event, events.Requested)
-        ]
-        known = await _known(connection, table, begun)
+        known = await _known(connection, table, begun_before(streams))
         rows = [summarize(some, known.get(run)) for run, some in streams.items()]
         upsert = upsert_into(table, _COLUMNS, self.key, _CHANGING)
         changed = [_values(row) for row in rows if row is not None]

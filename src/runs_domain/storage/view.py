@@ -45,9 +45,12 @@ class View(Protocol):
         """Whether it uses sealed fields; without it, events come with those left out."""
         ...
 
-    async def apply(self, connection: Connection, batch: Sequence[Recorded], table: str) -> None:
+    async def apply(
+        self, connection: Connection, batch: Sequence[Recorded], table: str, keys: Keys
+    ) -> None:
         """Write what the batch, never empty, changes in `table`: the view's own, or a shadow of it
-        that holds the same rows. Commits nothing. A run's events come in order, each once.
+        that holds the same rows. Commits nothing. A run's events come in order, each once; `keys`
+        are empty for a view that needs no content.
         """
         ...
 

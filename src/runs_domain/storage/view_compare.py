@@ -19,7 +19,8 @@ from runs_domain.storage.long_work import IN_ORDER, SyncConnection, connect, tol
 from runs_domain.storage.rebuild_pool import Report
 from runs_domain.storage.run_streams import Batch, Range, RunStreams, Unreadable
 from runs_domain.storage.view import Keys, Row, View
-from runs_domain.storage.view_folds import CannotFold, folded, folding
+from runs_domain.storage.view_folds import CannotFold, folded
+from runs_domain.storage.views import named
 
 NAME: Final = "runledger view check"
 ROWS_AT_ONCE: Final = 256
@@ -109,7 +110,7 @@ class _Comparison:
         self, job: CompareJob, log: SyncConnection, side: SyncConnection, moment: SyncConnection
     ) -> None:
         self._job = job
-        self._views = folding(tuple(job.checkpoints))
+        self._views = named(tuple(job.checkpoints))
         content = any(view.needs_content for view in self._views)
         self._streams = RunStreams(
             log, side, job.secrets, content=content, on_unreadable=self._unreadable

@@ -1,34 +1,10 @@
-"""Views for those who fold whole runs, with word of the event at which a fold fails."""
+"""A fold of whole runs, with word of the event at which it fails."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from runs_domain.errors import HistoryCorrupt, RunledgerError
-from runs_domain.ids import AccountId
-from runs_domain.keys import ServerSecrets
 from runs_domain.ports import Recorded
-from runs_domain.settings import Secret
-from runs_domain.storage.identity import SystemClock
-from runs_domain.storage.sealing import DataKeys, WrappedKey
 from runs_domain.storage.view import Keys, Row, View
-from runs_domain.storage.views import named
-
-_NO_SECRETS: Final = ServerSecrets({0: Secret("")}, current=0)
-
-
-class _NoKeys:
-    """Whoever folds whole runs brings their keys."""
-
-    async def load(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:
-        raise NotImplementedError
-
-    async def add(self, keys: Mapping[AccountId, WrappedKey]) -> None:
-        raise NotImplementedError
-
-
-def folding(names: Sequence[str]) -> tuple[View, ...]:
-    """The views of these names, all for none; not to be applied. Raises UnknownView."""
-    return named(names, DataKeys(_NoKeys(), _NO_SECRETS, SystemClock()))
 
 
 class CannotFold(RunledgerError):

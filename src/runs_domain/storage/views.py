@@ -7,17 +7,16 @@ from runs_domain.storage.credits_view import CreditsView
 from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.runs_view import RunsView
 from runs_domain.storage.sandboxes_view import SandboxesView
-from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import View
 
 
-def all_views(data_keys: DataKeys) -> tuple[View, ...]:
-    return (RunsView(), MessagesView(data_keys), CreditsView(), SandboxesView())
+def all_views() -> tuple[View, ...]:
+    return (RunsView(), MessagesView(), CreditsView(), SandboxesView())
 
 
-def named(names: Sequence[str], data_keys: DataKeys) -> tuple[View, ...]:
+def named(names: Sequence[str]) -> tuple[View, ...]:
     """The views of these names, all for none, each once. Raises UnknownView."""
-    views = {view.name: view for view in all_views(data_keys)}
+    views = {view.name: view for view in all_views()}
     unknown = [name for name in names if name not in views]
     if unknown:
         raise UnknownView(f"there is no view {', '.join(unknown)}; there are {', '.join(views)}")
