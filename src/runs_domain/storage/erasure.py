@@ -16,6 +16,7 @@ from runs_domain.errors import RunledgerError
 from runs_domain.events import SEALED, Struct
 from runs_domain.ids import AccountId, Position, RunId, SessionId
 from runs_domain.storage.connection import Connection, Fetches, ReconnectingConnection
+from runs_domain.storage.lean_reads import log_end
 from runs_domain.storage.redis_names import CHUNKS_LIVE_SECONDS
 from runs_domain.upcast import stored_tags
 
@@ -82,7 +83,6 @@ SELECT run_id, session_id, requested_position,
 FROM run_heads WHERE account_id = %s AND requested_position > %s
 ORDER BY requested_position LIMIT %s
 """
-_LAST: Final = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 _HEADS: Final = """
 SELECT head.run_id, head.requested_position, last.originator_version, sha256(last.state), (
     SELECT count(*) FROM stored_events AS event
@@ -272,7 +272,7 @@ class Erasure:
     async def heads(self, position: Position | None = None) -> Heads:
         """From the log's own bytes, as of `position`; by default as of now."""
         if position is None:
-            ((position,),) = await self._owner.fetch(_LAST)
+            position = await log_end(self._owner)
         digest, after, runs, events, sealed = hashlib.sha256(), 0, 0, 0, 0
         while True:
             values: dict[str, Any] = {

@@ -37,6 +37,15 @@ _STREAM_PAGE: Final = """
     ) AS page
     WHERE coalesce(bytes_before, 0) < %b::bigint
     ORDER BY originator_version"""
+BOUNDED_BATCH: Final = """(
+    SELECT *, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state)
+        AS bytes_before
+    FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
+) AS batch
+WHERE coalesce(bytes_before, 0) < %s"""
+"""What comes after a position: so many events, and no more once they have so many bytes. The event
+that passes that is in, so that the largest one gets by."""
+_END: Final = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 _FOLLOW: Final = """
     SELECT originator_id, originator_version, topic, state, notification_id
     FROM stored_events WHERE notification_id > %b::bigint
@@ -109,6 +118,12 @@ async def stream_page(
     """The next rows of a stream, up to `limit` and STREAM_PAGE_BYTES_MAX; none at its end alone."""
     wanted = (run_id, after, limit, STREAM_PAGE_BYTES_MAX)
     return [StoredRow(*row) for row in await connection.fetch(_STREAM_PAGE, wanted)]
+
+
+async def log_end(connection: Fetches) -> Position:
+    """Of the last event; 0 in an empty log. Raises StoreUnavailable."""
+    ((end,),) = await connection.fetch(_END)
+    return Position(end)
 
 
 async def rows_after(connection: Fetches, after: Position, limit: int) -> list[StoredRow]:

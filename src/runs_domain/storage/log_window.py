@@ -21,6 +21,7 @@ from runs_domain.settings import Secret
 from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.lean_reads import BOUNDED_BATCH
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.waking import wait_for
 
@@ -34,19 +35,14 @@ COURTESY_SECONDS_MAX: Final = 0.25
 """How long views that are ahead wait for one that is not, a stretch."""
 READ_SECONDS_MAX: Final = 30.0
 
-_ROWS: Final = """
+_ROWS: Final = f"""
 SELECT array_agg(originator_id ORDER BY notification_id),
     array_agg(originator_version ORDER BY notification_id),
     array_agg(coalesce(topic, '') ORDER BY notification_id),
     array_agg(coalesce(state, '') ORDER BY notification_id),
     array_agg(notification_id ORDER BY notification_id)
-FROM (
-    SELECT *, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state)
-        AS bytes_before
-    FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
-) AS batch
-WHERE coalesce(bytes_before, 0) < %s
-"""
+FROM {BOUNDED_BATCH}
+"""  # noqa: S608 - our own words
 """As columns: one row of arrays is read with half of the work that many rows take."""
 
 

@@ -20,7 +20,7 @@ from runs_domain.ports import Recorded
 from runs_domain.settings import Secret
 from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
-from runs_domain.storage.connection import Connection, ReconnectingConnection, is_away
+from runs_domain.storage.connection import Connection, Fetches, ReconnectingConnection, is_away
 from runs_domain.storage.log_window import LogWindow, Part
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
@@ -29,11 +29,12 @@ from runs_domain.storage.view import Keys, View
 BATCH_SECONDS_MAX: Final = 30.0
 
 _CHECKPOINT: Final = "SELECT position FROM checkpoints WHERE name = %s FOR UPDATE SKIP LOCKED"
-_ADVANCE: Final = """
+ADVANCE: Final = """
 UPDATE checkpoints SET
     position = %s, stopped_position = NULL, stopped_error = NULL, stopped_at = NULL
 WHERE name = %s
 """
+"""A view that moves on, by whomever, stands still no more."""
 _STOP: Final = """
 UPDATE checkpoints SET
     stopped_position = %(position)s, stopped_error = %(error)s,
@@ -157,7 +158,7 @@ class Projection:
                         return None
                     await self._view.apply(connection, batch, self.name, keys)
                     last = batch[-1].position
-                    await connection.execute(_ADVANCE, (last, self.name), prepare=True)
+                    await connection.execute(ADVANCE, (last, self.name), prepare=True)
             except Exception as error:  # whatever it is: a fold that fails is not a lag
                 _raise_passing(error)
                 raise FoldFailed(part.rows[: len(batch)], error) from error
@@ -195,7 +196,7 @@ class Projection:
         return batch, keys
 
 
-async def checkpoints(connection: ReconnectingConnection) -> tuple[Checkpoint, ...]:
+async def checkpoints(connection: Fetches) -> tuple[Checkpoint, ...]:
     """How far the views are, and which of them wait for ops. Raises StoreUnavailable."""
     return tuple(
         Checkpoint(

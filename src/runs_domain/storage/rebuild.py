@@ -21,6 +21,7 @@ from runs_domain.storage import rebuild_shadow as shadows
 from runs_domain.storage import run_ranges
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.identity import SystemClock, uuid7
+from runs_domain.storage.lean_reads import log_end
 from runs_domain.storage.long_work import LongConnection, Show
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_catch_up import CatchUp
@@ -44,7 +45,6 @@ LEFT_PAUSE_SECONDS: Final = 0.5
 LEFT_TRIES_MAX: Final = 20
 """Of ranges that a dying worker of a killed rebuild still holds."""
 
-_END: Final = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 _POSITIONS: Final = "SELECT name, position FROM checkpoints WHERE name = ANY(%s)"
 
 
@@ -164,7 +164,7 @@ class _Rebuild:
 
     async def _begin(self) -> Sequence[Entry]:
         self._show.phase("plan")
-        ((end,),) = await self._owner.fetch(_END)
+        end = await log_end(self._owner)
         changed_after = await self._changed_after(end)
         rebuild_id = uuid7()
         entries = [

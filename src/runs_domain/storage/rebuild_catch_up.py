@@ -15,7 +15,9 @@ from runs_domain.ports import Recorded
 from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.connection import Connection
+from runs_domain.storage.lean_reads import BOUNDED_BATCH
 from runs_domain.storage.long_work import LongConnection
+from runs_domain.storage.projection import ADVANCE
 from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_likeness import Likeness
 from runs_domain.storage.rebuild_shadow import shadow_of, swap_statements
@@ -30,23 +32,13 @@ LAST_EVENTS_MAX: Final = 500
 LOCK_WAIT: Final = "100ms"
 """For a lock that others queue behind."""
 
-_EVENTS: Final = """
+_EVENTS: Final = f"""
 SELECT originator_id, originator_version, coalesce(topic, ''), coalesce(state, ''), notification_id
-FROM (
-    SELECT *, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state)
-        AS bytes_before
-    FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
-) AS batch
-WHERE coalesce(bytes_before, 0) < %s
+FROM {BOUNDED_BATCH}
 ORDER BY notification_id
-"""
+"""  # noqa: S608 - our own words
 _CHECKPOINT: Final = "SELECT position FROM checkpoints WHERE name = %s FOR UPDATE"
 _CAUGHT_UP: Final = "UPDATE view_rebuilds SET position = %s WHERE view = %s"
-_ADVANCE: Final = """
-UPDATE checkpoints SET
-    position = %s, stopped_position = NULL, stopped_error = NULL, stopped_at = NULL
-WHERE name = %s
-"""
 _SWAPPED: Final = "DELETE FROM view_rebuilds WHERE view = %s"
 # Rows of accounts that were erased since: their range may have been loaded before that.
 _ERASED: Final = """
@@ -124,7 +116,7 @@ class CatchUp:
             await connection.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE".encode())
             await self._drop_erased(connection)
             await connection.execute(swap_statements(name, like).encode())
-            await connection.execute(_ADVANCE, (position, name))
+            await connection.execute(ADVANCE, (position, name))
             await connection.execute(_SWAPPED, (name,))
         self.position = position
         return time.monotonic() - begun

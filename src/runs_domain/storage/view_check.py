@@ -14,8 +14,10 @@ from runs_domain.ids import Position
 from runs_domain.keys import ServerSecrets
 from runs_domain.settings import Secret
 from runs_domain.storage import run_ranges
+from runs_domain.storage.lean_reads import log_end
 from runs_domain.storage.long_work import LongConnection, Show, open_session
 from runs_domain.storage.postgres_log import READ_SETTINGS
+from runs_domain.storage.projection import checkpoints
 from runs_domain.storage.rebuild_pool import in_processes
 from runs_domain.storage.view_compare import (
     NAME,
@@ -27,11 +29,6 @@ from runs_domain.storage.view_compare import (
 )
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_CHECKPOINTS: Final = """
-SELECT name, position, stopped_position, stopped_error, stopped_at FROM checkpoints
-WHERE name = ANY(%s)
-"""
-_END: Final = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 
 
 class CheckFailed(RunledgerError):
@@ -98,12 +95,12 @@ async def check_views(job: CheckJob, show: Show) -> Found:
 
 
 async def _check(job: CheckJob, session: LongConnection, snapshot: str, show: Show) -> Found:
-    ((end,),) = await session.fetch(_END)
-    rows = {row[0]: row[1:] for row in await session.fetch(_CHECKPOINTS, (list(job.views),))}
-    unknown = [name for name in job.views if name not in rows]
+    end = await log_end(session)
+    found = {one.name: one for one in await checkpoints(session)}
+    unknown = [name for name in job.views if name not in found]
     if unknown:
         raise CheckFailed(f"no checkpoint of {', '.join(unknown)}: was the database migrated?")
-    places = {name: position for name, (position, *_) in rows.items()}
+    places = {name: found[name].position for name in job.views}
     if job.changed_after is not None and job.changed_after > end:
         raise CheckFailed(f"position {job.changed_after} is beyond the log's end, which is {end}")
     upto = end if job.to_the_end else min(end, max(places.values()))
@@ -127,11 +124,11 @@ async def _check(job: CheckJob, session: LongConnection, snapshot: str, show: Sh
     views = [
         Checked(
             name=name,
-            checkpoint=rows[name][0],
+            checkpoint=places[name],
             log_end=end,
-            stopped_position=rows[name][1],
-            stopped_error=rows[name][2],
-            stopped_at=rows[name][3],
+            stopped_position=found[name].stopped_position,
+            stopped_error=found[name].stopped_error,
+            stopped_at=found[name].stopped_at,
             counts=compared.counts[name],
             differences=compared.first(name),
         )
