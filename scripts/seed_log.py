@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from seeding.copying import LOG_LOCK, NAME, connect, copy_all, data_keys_of
+from seeding.copying import NAME, connect, copy_all, data_keys_of
 from seeding.plan import Plan
 from seeding.stories import MICROSECONDS
 
@@ -33,6 +33,7 @@ from runs_domain.errors import RunledgerError
 from runs_domain.ids import Position
 from runs_domain.keys import KEY_BYTES, new_key, secrets_of
 from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.storage.batch_call import APPEND_LOCK
 from runs_domain.storage.accounts import Accounts
 from runs_domain.storage.connection import ReconnectingConnection, unavailable
 from runs_domain.storage.identity import SystemClock
@@ -137,12 +138,12 @@ def _lock(owner: "psycopg.Connection[Any]") -> None:
     """Shared with the processes that copy, once whoever appends has ended; held to our end."""
     owner.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'".encode())
     try:
-        owner.execute("SELECT pg_advisory_lock(%s)", (LOG_LOCK,))
+        owner.execute("SELECT pg_advisory_lock(%s)", (APPEND_LOCK,))
     except psycopg.errors.LockNotAvailable:
         sentence = f"somebody else has the log, after {LOCK_SECONDS_MAX} s still: another seed?"
         raise CannotSeed(sentence) from None
-    owner.execute("SELECT pg_advisory_lock_shared(%s)", (LOG_LOCK,))
-    owner.execute("SELECT pg_advisory_unlock(%s)", (LOG_LOCK,))
+    owner.execute("SELECT pg_advisory_lock_shared(%s)", (APPEND_LOCK,))
+    owner.execute("SELECT pg_advisory_unlock(%s)", (APPEND_LOCK,))
 
 
 def _plan(

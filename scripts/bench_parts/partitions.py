@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 
 from runs_domain.settings import Secret
+from runs_domain.storage.connection import options_of
 from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
 from runs_domain.storage.recorder import stock_recorder
 from scripts.bench_parts._seeded import Place, bare_servers, data_directory, run_script, seed
@@ -67,7 +68,7 @@ def _measure(place: Place, runs: int) -> dict[str, Any]:
     seeded = seed(place, runs)
     url = place.env["RUNLEDGER_DATABASE_URL"]
     verified = run_script(place, "verify_history.py", "--all", "--json")
-    settings = " ".join(f"-c {name}={value}" for name, value in LOOK_UP_SETTINGS.items())
+    settings = options_of(LOOK_UP_SETTINGS)
     with psycopg.connect(url, autocommit=True, options=settings) as connection:
         chance = random.Random(1)  # noqa: S311 - no secret
         ids = [row[0] for row in connection.execute("SELECT run_id FROM run_heads").fetchall()]

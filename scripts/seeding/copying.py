@@ -22,6 +22,7 @@ from runs_domain.faults import brief
 from runs_domain.ids import AccountId
 from runs_domain.keys import DerivedKeyIssuer, secrets_of
 from runs_domain.settings import Secret, Settings, load
+from runs_domain.storage.batch_call import APPEND_LOCK
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.data_key_rows import PostgresDataKeys
 from runs_domain.storage.identity import SystemClock
@@ -29,8 +30,6 @@ from runs_domain.storage.sealing import DataKey, DataKeys
 from runs_domain.storage.why_away import why_away
 
 NAME: Final = "runledger seed"
-LOG_LOCK: Final = 125848689340263
-"""That of `append_batch`: nothing else is appended while it is held."""
 CONNECT_SECONDS: Final = 10
 STATEMENT_SECONDS_MAX: Final = 300
 """For the COPY of one batch: a disk that has gone must not hang a seed for ever."""
@@ -157,7 +156,7 @@ def _copied(share: Share) -> Iterator[Done]:
     maker = BatchMaker(plan, issuer, data_keys)
     with connect(settings.admin_database_url) as connection:
         # Shared among those who copy, and in the way of everybody else who appends.
-        connection.execute("SELECT pg_advisory_lock_shared(%s)", (LOG_LOCK,))
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", (APPEND_LOCK,))
         for batch in range(share.number, plan.batches, share.of):
             rows = maker.make(batch)
             with connection.transaction():

@@ -21,6 +21,8 @@ from runs_domain.ports import Append
 from runs_domain.storage.codec import Pieces
 
 SCOPE_SEPARATOR: Final = " "
+APPEND_LOCK: Final = 125848689340263
+"""What `append_batch` holds to its commit: nothing else is appended while somebody has it."""
 
 CALL: Final = (
     b"SELECT batch, at, refusals, found, positions FROM append_batch("

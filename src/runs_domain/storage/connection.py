@@ -78,8 +78,7 @@ class ReconnectingConnection:
         self._url = url
         self._name = name
         self._seconds_max = seconds_max
-        settings = {"timezone": "UTC", **(parameters or {})}
-        self._options = " ".join(f"-c {key}={value}" for key, value in settings.items())
+        self._options = options_of({"timezone": "UTC", **(parameters or {})})
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
 
@@ -164,6 +163,28 @@ class ReconnectingConnection:
             ) from None
         except psycopg.ProgrammingError:  # its text quotes the URL, password and all
             raise StoreUnavailable(f"{self._name}: the database's URL cannot be read") from None
+
+
+def options_of(parameters: Mapping[str, str]) -> str:
+    """Run-time settings for a session, as libpq's `options`."""
+    return " ".join(f"-c {key}={value}" for key, value in parameters.items())
+
+
+async def connected(
+    url: Secret, *, name: str, parameters: Mapping[str, str], seconds_max: float, **more: Any
+) -> Connection:
+    """A connection that does not come back by itself; `more` is for psycopg. Raises
+    StoreUnavailable.
+    """
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await AsyncConnection.connect(
+                url.reveal(), application_name=name, options=options_of(parameters), **more
+            )
+    except TimeoutError:
+        raise StoreUnavailable(f"{name}: no connection within {seconds_max:g} s") from None
+    except psycopg.Error as error:
+        raise unavailable(name, error) from None
 
 
 def check_urls(settings: Settings) -> None:

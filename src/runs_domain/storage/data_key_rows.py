@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from psycopg.rows import TupleRow
+
 from runs_domain.ids import AccountId
 from runs_domain.storage.connection import Fetches
 from runs_domain.storage.sealing import WrappedKey
 
-_LOAD: Final = """
+LOAD_KEYS: Final = """
     SELECT account_id, wrapped, secret_version FROM account_data_keys
     WHERE account_id = ANY(%b::uuid[])"""
 _ADD: Final = """
@@ -16,16 +18,20 @@ _ADD: Final = """
     ON CONFLICT (account_id) DO NOTHING RETURNING account_id"""
 
 
+def wrapped_keys(rows: Sequence[TupleRow]) -> Mapping[AccountId, WrappedKey]:
+    """Of rows of LOAD_KEYS."""
+    return {
+        account: WrappedKey(wrapped=wrapped, secret_version=version)
+        for account, wrapped, version in rows
+    }
+
+
 class PostgresDataKeys:
     def __init__(self, connection: Fetches) -> None:
         self._connection = connection
 
     async def load(self, accounts: Sequence[AccountId]) -> Mapping[AccountId, WrappedKey]:
-        rows = await self._connection.fetch(_LOAD, (list(accounts),))
-        return {
-            account: WrappedKey(wrapped=wrapped, secret_version=version)
-            for account, wrapped, version in rows
-        }
+        return wrapped_keys(await self._connection.fetch(LOAD_KEYS, (list(accounts),)))
 
     async def add(self, keys: Mapping[AccountId, WrappedKey]) -> None:
         wrapped = [key.wrapped for key in keys.values()]

@@ -13,13 +13,14 @@ import msgspec
 from runs_domain.errors import HistoryCorrupt, RunledgerError
 from runs_domain.events import Struct
 from runs_domain.ids import Position
+from runs_domain.storage.batch_call import APPEND_LOCK
 from runs_domain.storage.codec import time_text
 from runs_domain.storage.connection import Connection, Fetches, ReconnectingConnection
 
 NEIGHBOURS: Final = 8
 """Events on either side of a moment whose times must agree with where it was found."""
 
-_LOCK: Final = "SELECT pg_advisory_xact_lock_shared(125848689340263)"
+_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({APPEND_LOCK})"
 """The appends' own lock. Once it was ours for a moment, whatever has a time before that moment is
 committed."""
 _NOW: Final = """

@@ -18,7 +18,7 @@ from psycopg import IsolationLevel, sql
 
 from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.settings import Secret
-from runs_domain.storage.connection import unavailable
+from runs_domain.storage.connection import options_of, unavailable
 from runs_domain.storage.history_check import Link, Note, Places, check, misplaced
 from runs_domain.storage.history_parts import Plan
 from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
@@ -108,9 +108,11 @@ def _work(url: str, name: str, moment: str, pipe: _Ends) -> None:
 
 
 def _connect(url: str, name: str, moment: str) -> Link:
-    options = " ".join(f"-c {key}={value}" for key, value in SETTINGS.items())
     connection = psycopg.connect(
-        url, connect_timeout=CONNECT_SECONDS_MAX, application_name=name, options=options
+        url,
+        connect_timeout=CONNECT_SECONDS_MAX,
+        application_name=name,
+        options=options_of(SETTINGS),
     )
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     connection.read_only = True

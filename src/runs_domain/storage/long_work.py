@@ -8,12 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from runs_domain.errors import RunledgerError, StoreUnavailable
 from runs_domain.settings import Secret
-from runs_domain.storage.connection import Connection, done_in_time, unavailable
+from runs_domain.storage.connection import (
+    Connection,
+    connected,
+    done_in_time,
+    options_of,
+    unavailable,
+)
 
 CONNECT_SECONDS_MAX: Final = 5
 STATEMENT_SECONDS_MAX: Final = 60.0
@@ -67,10 +72,6 @@ class ServerFailed(RunledgerError):
 
 class DiskFull(ServerFailed):
     pass
-
-
-def options_of(parameters: dict[str, str]) -> str:
-    return " ".join(f"-c {key}={value}" for key, value in parameters.items())
 
 
 def connect(url: Secret, *, name: str, parameters: dict[str, str]) -> SyncConnection:
@@ -156,19 +157,14 @@ async def open_session(
     url: Secret, *, name: str, parameters: dict[str, str]
 ) -> AsyncIterator[LongConnection]:
     """Raises StoreUnavailable."""
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            connection = await AsyncConnection.connect(
-                url.reveal(),
-                autocommit=True,
-                application_name=name,
-                options=options_of(parameters),
-                **ALIVE,
-            )
-    except TimeoutError:
-        raise StoreUnavailable(f"{name}: no connection within {CONNECT_SECONDS_MAX} s") from None
-    except psycopg.Error as error:
-        raise unavailable(name, error) from None
+    connection = await connected(
+        url,
+        name=name,
+        parameters=parameters,
+        seconds_max=CONNECT_SECONDS_MAX,
+        autocommit=True,
+        **ALIVE,
+    )
     try:
         yield LongConnection(connection, name)
     finally:

@@ -53,8 +53,7 @@ async def create(owner: LongConnection, view: str, like: Likeness) -> None:
 
 def _table(view: str, like: Likeness) -> list[sql.Composable]:
     shadow = sql.Identifier(shadow_of(view))
-    options = {_WHILE_LOADED: "false", f"toast.{_WHILE_LOADED}": "false"} | _options(like)
-    options |= {_WHILE_LOADED: "false", f"toast.{_WHILE_LOADED}": "false"}
+    options = _options(like) | {_WHILE_LOADED: "false", f"toast.{_WHILE_LOADED}": "false"}
     made: list[sql.Composable] = [
         sql.SQL(
             "CREATE {unlogged} TABLE {schema}.{shadow} (LIKE {view} INCLUDING ALL EXCLUDING INDEXES"
@@ -159,14 +158,13 @@ def _rest(view: str, like: Likeness, there: Likeness) -> list[sql.Composable]:
 
 def swap_statements(view: str, like: Likeness) -> str:
     """Renames the view and its indexes out of the way, then the shadow and its own into place."""
-    renames = [(view, replaced_of(view))]
+    tables = [(view, replaced_of(view)), (shadow_of(view), view)]
     out = {original: name for name, original in index_names(view, like, REPLACED).items()}
-    index_renames = [*out.items(), *index_names(view, like).items()]
-    renames.append((shadow_of(view), view))
+    indexes = [*out.items(), *index_names(view, like).items()]
     return "; ".join(
         [
-            *(_renamed("TABLE", old, new) for old, new in renames),
-            *(_renamed("INDEX", old, new) for old, new in index_renames),
+            *(_renamed("TABLE", old, new) for old, new in tables),
+            *(_renamed("INDEX", old, new) for old, new in indexes),
         ]
     )
 

@@ -16,8 +16,9 @@ from runs_domain.keys import ServerSecrets
 from runs_domain.ports import Recorded
 from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
+from runs_domain.storage.data_key_rows import LOAD_KEYS, wrapped_keys
 from runs_domain.storage.long_work import SyncConnection
-from runs_domain.storage.sealing import DataKey, WrappedKey, opened_keys
+from runs_domain.storage.sealing import DataKey, opened_keys
 from runs_domain.storage.view import Keys
 
 BATCH_EVENTS_MAX: Final = 1_024
@@ -47,10 +48,6 @@ FROM stored_events WHERE originator_id = %s AND notification_id <= %s ORDER BY o
 _STATE: Final = """
 SELECT coalesce(substring(state FOR %s), '')
 FROM stored_events WHERE originator_id = %s AND originator_version = %s
-"""
-_KEYS: Final = """
-SELECT account_id, wrapped, secret_version FROM account_data_keys
-WHERE account_id = ANY(%s::uuid[])
 """
 _SEALED: Final = b',"sealed":"'
 """Where the clear part of an event ends. Within a JSON text it has backslashes."""
@@ -170,12 +167,8 @@ class RunStreams:
         """None for a destroyed key, and for one that was never made."""
         if not accounts:
             return {}
-        rows = self._side.execute(_KEYS, (list(accounts),), binary=True).fetchall()
-        wrapped = {
-            account: WrappedKey(wrapped=key, secret_version=version)
-            for account, key, version in rows
-        }
-        return {**dict.fromkeys(accounts), **opened_keys(self._secrets, wrapped)}
+        rows = self._side.execute(LOAD_KEYS, (list(accounts),), binary=True).fetchall()
+        return {**dict.fromkeys(accounts), **opened_keys(self._secrets, wrapped_keys(rows))}
 
     def _odd_one(self, run_id: RunId, upto: Position) -> Batch:
         """A run that has large events, or odd ones, or not all of them."""

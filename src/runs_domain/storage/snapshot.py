@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, IsolationLevel, sql
+from psycopg import IsolationLevel, sql
 from psycopg.rows import TupleRow
 
 from runs_domain.errors import StoreUnavailable
 from runs_domain.settings import Secret
-from runs_domain.storage.connection import Connection, done_in_time, unavailable
+from runs_domain.storage.connection import Connection, connected, done_in_time, unavailable
 from runs_domain.storage.postgres_log import READ_SETTINGS
 
 CONNECT_SECONDS_MAX: Final = 5.0
@@ -71,18 +71,10 @@ async def open_snapshot(
     """`views`: those that will be read. A rebuild swaps none of them in meanwhile: a table that is
     younger than the snapshot would look empty in it. Raises StoreUnavailable.
     """
-    options = " ".join(
-        f"-c {key}={value}" for key, value in {"timezone": "UTC", **READ_SETTINGS}.items()
+    parameters = {"timezone": "UTC", **READ_SETTINGS}
+    connection = await connected(
+        url, name=name, parameters=parameters, seconds_max=CONNECT_SECONDS_MAX
     )
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            connection = await AsyncConnection.connect(
-                url.reveal(), application_name=name, options=options
-            )
-    except TimeoutError:
-        raise StoreUnavailable(f"{name}: no connection within {CONNECT_SECONDS_MAX:g} s") from None
-    except psycopg.Error as error:
-        raise unavailable(name, error) from None
     try:
         await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await connection.set_read_only(True)
