@@ -1,7 +1,6 @@
 """Real projector processes, killed while they work."""
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.projection import checkpoints
 from tests.support.log_streams import SECRETS, Run
+from tests.support.operators import environment_of
 from tests.support.servers import Database
 from tests.support.views import are_caught_up, rows_folded, rows_held
 from tests.support.waiting import until
@@ -29,13 +29,7 @@ async def start_projector(
         "-c",
         "from workers.cli import main; main()",
         "projector",
-        env={
-            "PATH": os.environ["PATH"],
-            "RUNLEDGER_DATABASE_URL": database.url,
-            "RUNLEDGER_REDIS_URL": redis_url,
-            "RUNLEDGER_SECRET": "a server secret for tests, long enough",
-            "RUNLEDGER_DATA_DIR": str(place),
-        },
+        env=environment_of(database, redis_url, RUNLEDGER_DATA_DIR=str(place)),
     )
 
 

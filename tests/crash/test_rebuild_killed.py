@@ -14,16 +14,15 @@ import pytest
 from runs_domain.settings import Secret
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from tests.support.log_streams import SECRETS
-from tests.support.operators import started_script
 from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
     as_owner,
     assert_right,
-    environment,
     left_behind,
     portraits,
     projected,
+    rebuilding,
     rebuilt,
     run,
     some_runs,
@@ -81,7 +80,7 @@ def killed_while_loading(database: Database) -> None:
     lock = "LOCK TABLE account_data_keys IN ACCESS EXCLUSIVE MODE"
     with (
         held_by(database, lock),
-        started_script(REBUILD, *VIEWS, env=environment(database)) as script,
+        rebuilding(database, *VIEWS) as script,
     ):
         until_sync(lambda: waits(database), timeout_seconds=30)
         script.kill()
@@ -90,7 +89,7 @@ def killed_while_loading(database: Database) -> None:
 
 def killed_while_building_indexes(database: Database) -> None:
     keys = "LOCK TABLE account_data_keys IN ACCESS EXCLUSIVE MODE"
-    with started_script(REBUILD, *VIEWS, env=environment(database)) as script:
+    with rebuilding(database, *VIEWS) as script:
         with held_by(database, keys):
             until_sync(lambda: waits(database), timeout_seconds=30)
             shadow = psycopg.connect(database.admin_url)
@@ -107,7 +106,7 @@ def killed_while_building_indexes(database: Database) -> None:
 def killed_before_its_swap(database: Database) -> None:
     with (
         held_by(database, "SELECT count(*) FROM runs"),
-        started_script(REBUILD, *VIEWS, env=environment(database)) as script,
+        rebuilding(database, *VIEWS) as script,
     ):
         said(script, "runs waits for ")
         script.kill()
@@ -118,7 +117,7 @@ def stopped_by_an_operator(database: Database) -> None:
     """Ctrl-C, in the last phase."""
     with (
         held_by(database, "SELECT count(*) FROM runs"),
-        started_script(REBUILD, *VIEWS, env=environment(database)) as script,
+        rebuilding(database, *VIEWS) as script,
     ):
         said(script, "runs waits for ")
         script.send_signal(signal.SIGINT)
@@ -189,7 +188,7 @@ async def test_a_killed_worker_ends_the_rebuild_with_a_sentence(
     def work() -> tuple[int, str]:
         with (
             held_by(database, lock),
-            started_script(REBUILD, "messages", env=environment(database)) as script,
+            rebuilding(database, "messages") as script,
         ):
             until_sync(lambda: waits(database), timeout_seconds=30)
             for worker in workers_of(script.pid):

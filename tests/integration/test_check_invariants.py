@@ -4,7 +4,6 @@ import asyncio
 import bz2
 import gzip
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
-from tests.support.operators import run_script
+from tests.support.operators import environment_of, run_script
 from tests.support.servers import Database
 from tests.support.views import are_caught_up
 from tests.support.waiting import until
@@ -68,12 +67,7 @@ async def runs(log: PostgresEventLog, database: Database) -> list[Run]:
 
 @pytest.fixture
 def check(database: Database, redis_url: str) -> Callable[..., tuple[int, str]]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_REDIS_URL": redis_url,
-        "RUNLEDGER_SECRET": SECRETS._secrets[1].reveal(),
-    }
+    environment = environment_of(database, redis_url)
 
     def run(*arguments: str, **changes: str) -> tuple[int, str]:
         done = run_script("check_invariants.py", *arguments, env=environment | changes)

@@ -12,7 +12,6 @@ from redis import Redis
 from runs_domain import commands as c
 from runs_domain.dead_letters_port import Burial, Reason
 from runs_domain.ids import Attempt, retry_run_id
-from runs_domain.keys import ServerSecrets
 from runs_domain.settings import Secret
 from runs_domain.storage import redis_names as names
 from runs_domain.storage.connection import ReconnectingConnection
@@ -20,11 +19,10 @@ from runs_domain.storage.dead_letters import PostgresDeadLetters
 from runs_domain.storage.identity import SystemClock, new_run_id
 from runs_domain.storage.postgres_log import open_log
 from tests.support.builders import user_message
-from tests.support.log_streams import Run
-from tests.support.operators import run_script
+from tests.support.log_streams import SECRET, SECRETS, Run
+from tests.support.operators import environment_of, run_script
 from tests.support.servers import Database
 
-SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
 CANARY = "a canary among the words"
 
 
@@ -36,12 +34,7 @@ class Done:
 
 @pytest.fixture
 def dead_letters(database: Database, redis_url: str) -> Callable[..., Done]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_REDIS_URL": redis_url,
-        "RUNLEDGER_SECRET": SERVER_KEYS,
-    }
+    environment = environment_of(database, redis_url)
 
     def run(*arguments: object, code: int = 0) -> Done:
         done = run_script("dead_letters.py", *map(str, arguments), env=environment)
@@ -53,11 +46,10 @@ def dead_letters(database: Database, redis_url: str) -> Callable[..., Done]:
 
 @pytest.fixture
 async def bury(database: Database) -> Callable[[Reason], Awaitable[Run]]:
-    secrets = ServerSecrets({1: Secret(SERVER_KEYS)}, current=1)
 
     async def buried(reason: Reason) -> Run:
         connection = ReconnectingConnection(Secret(database.url), name="test")
-        async with open_log(Secret(database.url), secrets, SystemClock()) as log:
+        async with open_log(Secret(database.url), SECRETS, SystemClock()) as log:
             run = Run(log)
             await run.do(run.request(messages=(user_message(CANARY),)))
             burial = Burial(
@@ -197,7 +189,7 @@ def test_a_database_that_is_away_is_told_in_one_sentence_without_its_address(
         "PATH": os.environ["PATH"],
         "RUNLEDGER_DATABASE_URL": "postgresql://nobody:canary-password@127.0.0.1:1/none",
         "RUNLEDGER_REDIS_URL": redis_url,
-        "RUNLEDGER_SECRET": SERVER_KEYS,
+        "RUNLEDGER_SECRET": SECRET,
     }
     arguments = [] if command == "list" else [str(new_run_id())]
 

@@ -3,15 +3,14 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.bundle_edits import at, restated
-from tests.support.bundles import BARE_PYTHON, Bundle, exported
-from tests.support.operators import SCRIPTS
+from tests.support.bundles import Bundle, exported
+from tests.support.operators import SCRIPTS, run_bare
 from tests.support.some_history import SomeHistory, some_history
 from workers.stack.servers import Servers
 
@@ -36,15 +35,7 @@ def bundle(history: SomeHistory, tmp_path: Path) -> Bundle:
 
 
 def bare(*arguments: object, given: str = "") -> tuple[int, str]:
-    done = subprocess.run(  # noqa: S603 - our own argv
-        [BARE_PYTHON, "-S", *map(str, arguments)],
-        env={},
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = run_bare(*arguments, input=given)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -89,9 +80,9 @@ def test_the_files_that_are_named_are_all_that_a_check_needs(
     scripts, domain = tmp_path / "scripts", tmp_path / "src" / "runs_domain"
     scripts.mkdir()
     domain.mkdir(parents=True)
-    for name in ("verify_history.py", "verify_bundle.py", "bundle.py"):
-        assert name in PAGE
-        shutil.copy(SCRIPTS / name, scripts)
+    for name in ("verify_history.py", "bundle_check/"):
+        assert f"{name}`" in PAGE
+    shutil.copy(SCRIPTS / "verify_history.py", scripts)
     shutil.copytree(SCRIPTS / "bundle_check", scripts / "bundle_check")
     for pattern in ("__init__.py", "ids.py", "proof*.py"):
         assert f"`{pattern}`" in PAGE

@@ -17,13 +17,12 @@ import pytest
 from tests.support.bundles import (
     Bundle,
     bytes_in,
-    environment_of,
     export,
     scripts_importable,
     verified,
 )
 from tests.support.killed_export import STEPS
-from tests.support.operators import SCRIPTS
+from tests.support.operators import SCRIPTS, environment_of, run_program, run_script
 from tests.support.servers import Database
 from tests.support.some_history import SomeHistory, some_history
 from workers.adapters.sandbox_local.programs import find_programs
@@ -64,15 +63,12 @@ def killed(
         "part_events": part_events,
         "page_events": page_events,
     }
-    done = subprocess.run(
+    done = run_program(
         [sys.executable, "-m", "tests.support.killed_export"],
-        cwd=ROOT,
         env=environment_of(history.database),
+        seconds_max=600,
+        cwd=ROOT,
         input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return [(did, digest) for did, digest in json.loads(done.stdout)]
@@ -121,16 +117,11 @@ def cut_short(history: SomeHistory, out: Path, *more: str) -> "subprocess.Comple
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
 
-    return subprocess.run(  # noqa: S603 - our own argv
-        [
-            *(sys.executable, SCRIPTS / "export_history.py"),
-            *("--account", str(history.account), "--out", out, *more),
-        ],
+    return run_script(
+        "export_history.py",
+        *("--account", history.account, "--out", out, *more),
         env=environment_of(history.database),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        seconds_max=60,
         preexec_fn=limit,
     )
 
@@ -188,17 +179,14 @@ def test_a_full_disk_is_told_in_a_sentence(history: SomeHistory, tmp_path: Path)
     """A file system of its own, in a namespace of its own, of a few pages."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    done = subprocess.run(  # noqa: S603 - our own argv
+    done = run_program(
         [
             *(find_programs().bwrap, "--dev-bind", "/", "/", "--size", "16384", "--tmpfs", disk),
             *(sys.executable, SCRIPTS / "export_history.py"),
-            *("--account", str(history.account), "--out", disk / "out"),
+            *("--account", history.account, "--out", disk / "out"),
         ],
         env=environment_of(history.database),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        seconds_max=60,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"export_history: {disk}/out/")

@@ -1,6 +1,5 @@
 """Exports and checks of logs that are many times larger than a page: their memory."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +8,8 @@ import psycopg
 import pytest
 
 from runs_domain.ids import AccountId
-from tests.support.bundles import BARE_PYTHON, Bundle, environment_of
-from tests.support.operators import SCRIPTS, run_script
+from tests.support.bundles import Bundle
+from tests.support.operators import BARE_PYTHON, SCRIPTS, environment_of, run_bare, run_script
 from tests.support.servers import Database, create_database, drop_database
 from workers.stack.servers import Servers
 
@@ -37,7 +36,7 @@ def seeded(database: Database, runs: int, seed: int) -> AccountId:
     done = run_script(
         "seed_log.py",
         *("--runs", str(runs), "--accounts", "1", "--seed", str(seed), "--append", "--json"),
-        env=environment_of(database) | {"RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url},
+        env=environment_of(database, owner=True),
         seconds_max=600,
     )
     assert done.returncode == 0, done.stderr
@@ -63,14 +62,8 @@ print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
 
 def peak_mib(environment: dict[str, str], *argv: object) -> float:
     """Of a process that ends well."""
-    done = subprocess.run(  # noqa: S603 - our own argv
-        [BARE_PYTHON, "-S", "-c", SPAWN, *map(str, argv)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=600,
-    )
+    done = run_bare("-c", SPAWN, *argv, env=environment, seconds_max=600)
+    assert done.returncode == 0, done.stderr
     code, peak_kib = done.stdout.split()
     assert code == "0", done.stderr
     return int(peak_kib) / 1024

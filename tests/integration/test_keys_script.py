@@ -1,30 +1,21 @@
 """`scripts/keys.py`: from an empty database to a key that the API takes."""
 
-import os
 from typing import Any
 from uuid import uuid5
 
 import pytest
 
-from runs_domain.keys import ServerSecrets
 from runs_domain.settings import Secret
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.credentials import Credentials
 from tests.support.builders import ACCOUNT
-from tests.support.operators import run_script
-
-SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
+from tests.support.log_streams import SECRETS
+from tests.support.operators import environment_of, run_script
 
 
 @pytest.fixture
 def keys(database: Any, redis_url: str) -> Any:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url,
-        "RUNLEDGER_REDIS_URL": redis_url,
-        "RUNLEDGER_SECRET": SERVER_KEYS,
-    }
+    environment = environment_of(database, redis_url, owner=True)
 
     def run(*arguments: str, code: int = 0, **changes: str) -> str:
         done = run_script("keys.py", *arguments, env=environment | changes)
@@ -40,8 +31,7 @@ async def test_an_account_gets_a_key_that_is_good_until_it_is_revoked(
     account = keys("account", "Ada")
     key_id, raw = keys("mint", account, "--days", "1").split()
     connection = ReconnectingConnection(Secret(database.url), name="test")
-    secrets = ServerSecrets({1: Secret(SERVER_KEYS)}, current=1)
-    credentials = Credentials(connection, secrets, "recoup_sk_")
+    credentials = Credentials(connection, SECRETS, "recoup_sk_")
     try:
         credential = await credentials.look_up(raw)
         assert credential is not None

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,15 +12,13 @@ import pytest
 from runs_domain.errors import StoreUnavailable
 from runs_domain.settings import Secret
 from runs_domain.storage.snapshot import open_snapshot
-from tests.support.operators import SCRIPTS, run_script
+from tests.support.operators import SCRIPTS, environment_of, run_bare, run_program, run_script
 from tests.support.redis_weather import frozen
 from tests.support.servers import create_database
 from workers.stack.servers import Servers
 
-SERVER_KEYS = "a server secret of the tests, 32 bytes or more"
+NO_SETTINGS = {"PATH": os.environ["PATH"]}
 ID = "00000000-0000-7000-8000-000000000001"
-PYTHON = Path(sys.executable).resolve()
-"""The one that the environment was made of: it has no packages of ours."""
 
 
 @pytest.mark.parametrize(
@@ -32,28 +29,14 @@ PYTHON = Path(sys.executable).resolve()
     ],
 )
 def test_a_script_without_the_packages_says_how_to_run_it(name: str) -> None:
-    ended = subprocess.run(  # noqa: S603 - our own argv
-        [PYTHON, "-S", SCRIPTS / f"{name}.py"],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    ended = run_bare(SCRIPTS / f"{name}.py", env=NO_SETTINGS)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"{name}.py: run it with .venv/bin/python scripts/{name}.py\n"
 
 
 def test_a_log_is_not_verified_without_the_packages_either() -> None:
     """Only a bundle is: until it is known what is wanted, the script imports none of them."""
-    ended = subprocess.run(  # noqa: S603 - our own argv
-        [PYTHON, "-S", SCRIPTS / "verify_history.py", "--all"],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    ended = run_bare(SCRIPTS / "verify_history.py", "--all", env=NO_SETTINGS)
     assert (ended.returncode, ended.stdout) == (2, "")
     said = "verify_history.py: run it with .venv/bin/python scripts/verify_history.py\n"
     assert ended.stderr == said
@@ -62,14 +45,7 @@ def test_a_log_is_not_verified_without_the_packages_either() -> None:
 def test_a_copy_that_can_only_check_bundles_says_so_of_a_log(tmp_path: Path) -> None:
     """Its exit code is not that of a log in which something is wrong."""
     shutil.copy(SCRIPTS / "verify_history.py", tmp_path)
-    ended = subprocess.run(  # noqa: S603 - our own argv
-        [PYTHON, "-S", tmp_path / "verify_history.py", "--all"],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    ended = run_bare(tmp_path / "verify_history.py", "--all", env=NO_SETTINGS)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "verify_history: could not look: verify_log.py is not beside it\n"
 
@@ -77,13 +53,13 @@ def test_a_copy_that_can_only_check_bundles_says_so_of_a_log(tmp_path: Path) -> 
 INTERRUPTED_WHILE_IMPORTING = """
 import signal, sys
 sys.path.insert(0, sys.argv[1])
-from operator_script import leave_with
+from operating.script import leave_with
 signal.raise_signal(signal.SIGINT)
 """
 INTERRUPTED_AT_WORK = """
 import signal, sys
 sys.path.insert(0, sys.argv[1])
-from operator_script import leave_with
+from operating.script import leave_with
 leave_with(lambda: signal.raise_signal(signal.SIGINT), interrupted="as you were")
 """
 
@@ -96,14 +72,7 @@ leave_with(lambda: signal.raise_signal(signal.SIGINT), interrupted="as you were"
     ],
 )
 def test_ctrl_c_is_never_answered_with_a_traceback(program: str, code: int, said: str) -> None:
-    ended = subprocess.run(  # noqa: S603 - our own argv
-        [sys.executable, "-c", program, SCRIPTS],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    ended = run_program([sys.executable, "-c", program, SCRIPTS], env=NO_SETTINGS)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
 
 
@@ -111,13 +80,7 @@ async def test_a_postgresql_that_hangs_ends_every_script_with_a_sentence(
     own_servers: Servers,
 ) -> None:
     database = create_database(own_servers)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url,
-        "RUNLEDGER_REDIS_URL": own_servers.redis_url,
-        "RUNLEDGER_SECRET": SERVER_KEYS,
-    }
+    environment = environment_of(database, own_servers.redis_url, owner=True)
     scripts = (
         ("dead_letters", ("list",), 1),
         ("dead_letters", ("show", ID), 1),

@@ -24,20 +24,19 @@ from runs_domain.storage.runs_view import page
 from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
-from tests.support.operators import started_script
 from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
     as_owner,
     assert_right,
     check_here,
-    environment,
     found_here,
     left_behind,
     portraits,
     projected,
     projecting,
     rebuild_here,
+    rebuilding,
     rebuilt,
     run,
     some_runs,
@@ -325,7 +324,7 @@ async def test_a_second_rebuild_at_once_is_refused_and_the_first_ends_well(
     await some_runs(log, 3)
     with psycopg.connect(database.admin_url, application_name="a long dump") as dump:
         dump.execute("SELECT count(*) FROM runs")
-        with started_script(REBUILD, "runs", "credits", env=environment(database)) as first:
+        with rebuilding(database, "runs", "credits") as first:
             assert first.stderr is not None
             said = [first.stderr.readline() for _ in range(1)]
             while "waits for a long dump" not in said[-1]:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
@@ -27,7 +26,7 @@ from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.sealing import DataKey, DataKeys
 from tests.support.log_streams import SECRETS, Run
-from tests.support.operators import run_script, started_script
+from tests.support.operators import environment_of, run_script, started_script
 from tests.support.servers import Database, Servers, create_database, drop_database
 from tests.support.views import are_caught_up
 from tests.support.waiting import until, until_sync
@@ -41,18 +40,8 @@ CLOCK: Final = SystemClock()
 Query = Callable[[str], list[tuple[Any, ...]]]
 
 
-def environment(database: Database) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url,
-        "RUNLEDGER_REDIS_URL": "redis://127.0.0.1:1",
-        "RUNLEDGER_SECRET": "a server secret for tests, long enough",
-    }
-
-
 def seed(database: Database, *options: str) -> "subprocess.CompletedProcess[str]":
-    return run_script("seed_log.py", *options, "--json", env=environment(database))
+    return run_script("seed_log.py", *options, "--json", env=environment_of(database, owner=True))
 
 
 def query_of(database: Database) -> Query:
@@ -133,7 +122,7 @@ async def test_the_seeded_bytes_are_those_that_the_codec_writes(seeded: Database
 
 
 async def test_every_stream_is_legal_and_its_head_and_keys_are_the_fold(seeded: Database) -> None:
-    done = run_script("check_invariants.py", "--json", env=environment(seeded))
+    done = run_script("check_invariants.py", "--json", env=environment_of(seeded))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert (found["runs"], found["events"]) == (RUNS, len(await recorded(seeded)))
@@ -196,7 +185,7 @@ async def test_the_projector_folds_a_seeded_log(servers: Servers) -> None:
         await until(lambda: are_caught_up(reader))
         projecting.cancel()
         await asyncio.wait({projecting})
-        check = run_script("check_invariants.py", env=environment(database))
+        check = run_script("check_invariants.py", env=environment_of(database))
         assert check.returncode == 0, check.stdout
         query = query_of(database)
         assert query("SELECT count(*), count(usage) > 50 FROM runs") == [(100, True)]
@@ -249,14 +238,16 @@ async def test_what_is_appended_later_goes_on_after_it(database: Database) -> No
     events = [one for _, one in await recorded(database)]
     assert len({one.run_id for one in events}) == 61
     assert all(one.at <= later.at for one, later in pairwise(events))
-    assert run_script("check_invariants.py", env=environment(database)).returncode == 0
+    assert run_script("check_invariants.py", env=environment_of(database)).returncode == 0
 
 
 @pytest.mark.crash
 def test_of_a_killed_seed_whole_batches_stay_and_more_can_follow(database: Database) -> None:
     query = query_of(database)
     options = ("--runs", "6000", "--workers", "1", "--content-bytes", "20")
-    with started_script("seed_log.py", *options, env=environment(database)) as script:
+    with started_script(
+        "seed_log.py", *options, env=environment_of(database, owner=True)
+    ) as script:
         until_sync(lambda: query("SELECT count(*) FROM stored_events")[0][0], timeout_seconds=30.0)
         script.kill()
         script.wait()
@@ -269,7 +260,7 @@ def test_of_a_killed_seed_whole_batches_stay_and_more_can_follow(database: Datab
     assert query("SELECT max(notification_id) FROM stored_events") == [(events,)]
 
     assert seed(database, "--runs", "20", "--append").returncode == 0
-    check = run_script("check_invariants.py", "--at-rest", env=environment(database))
+    check = run_script("check_invariants.py", "--at-rest", env=environment_of(database))
     assert check.returncode == 0, check.stdout
 
 
@@ -295,7 +286,7 @@ def test_bad_options_are_told_in_a_sentence(
 def test_without_the_owners_address_or_with_the_services_role_nothing_is_seeded(
     database: Database,
 ) -> None:
-    env = environment(database)
+    env = environment_of(database, owner=True)
     admin = env.pop("RUNLEDGER_ADMIN_DATABASE_URL")
     done = run_script("seed_log.py", "--runs", "10", env=env)
     assert done.returncode == 2

@@ -12,7 +12,6 @@ from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.view_check import Checked
 from runs_domain.storage.view_compare import Counts
 from tests.support.log_streams import SECRETS, Run
-from tests.support.operators import run_script
 from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
@@ -20,7 +19,6 @@ from tests.support.rebuilds import (
     as_owner,
     assert_right,
     check_here,
-    environment,
     found_here,
     left_behind,
     projected,
@@ -28,8 +26,7 @@ from tests.support.rebuilds import (
     run,
     some_runs,
 )
-from tests.support.servers import Database, create_database, drop_database
-from workers.stack.servers import Servers
+from tests.support.servers import Database
 
 CANARY = "canary-of-the-tests"
 
@@ -228,8 +225,7 @@ async def test_a_view_that_stands_still_or_is_beyond_the_log_is_told(database: D
     assert said["views"][0]["stopped_position"] == 7
 
 
-def test_a_check_that_could_not_look_says_so(servers: Servers) -> None:
-    database = create_database(servers)
+def test_a_check_that_could_not_look_says_so(database: Database) -> None:
     cases = [
         (("rums",), {}, "there is no view rums; there are runs"),
         (("--limit", "-1"), {}, "--limit"),
@@ -237,9 +233,7 @@ def test_a_check_that_could_not_look_says_so(servers: Servers) -> None:
         ((), {"RUNLEDGER_DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "look at RUNLEDGER_DATA"),
     ]
     for arguments, changes, says in cases:
-        env = environment(database) | changes
-        done = run_script(VERIFY, *arguments, env=env)
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert says in done.stderr
-        assert "Traceback" not in done.stderr
-    drop_database(servers, database)
+        code, out, err = run(database, VERIFY, *arguments, **changes)
+        assert (code, out) == (2, ""), err
+        assert says in err
+        assert "Traceback" not in err

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,22 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.log_streams import SECRETS
-from tests.support.operators import SCRIPTS, run_script
+from tests.support.operators import SCRIPTS, environment_of, run_bare, run_script
 from tests.support.servers import Database
 
-BARE_PYTHON: Final = Path(sys.executable).resolve()
-"""The one that the environment was made of: it has no packages of ours."""
 SECONDS_MAX: Final = 60.0
-
-
-def environment_of(database: Database) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_REDIS_URL": "redis://127.0.0.1:1/0",
-        "RUNLEDGER_SECRET": SECRETS._secrets[1].reveal(),
-    }
 
 
 def export(
@@ -34,7 +21,7 @@ def export(
 ) -> "subprocess.CompletedProcess[str]":
     return run_script(
         "export_history.py",
-        *("--account", str(account), "--out", str(out), *more),
+        *("--account", account, "--out", out, *more),
         env=environment_of(database) | changes,
         seconds_max=SECONDS_MAX,
     )
@@ -49,14 +36,8 @@ def exported(database: Database, account: object, out: Path, *more: str) -> "Bun
 def verified(bundle: "Bundle | Path", *more: str) -> tuple[int, str]:
     """Exit code and everything that was said."""
     place = bundle.place if isinstance(bundle, Bundle) else bundle
-    done = subprocess.run(  # noqa: S603 - our own argv
-        [BARE_PYTHON, "-S", SCRIPTS / "verify_history.py", "--bundle", place, *more],
-        env={},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS_MAX,
-    )
+    verify = (SCRIPTS / "verify_history.py", "--bundle", place, *more)
+    done = run_bare(*verify, seconds_max=SECONDS_MAX)
     return done.returncode, done.stdout + done.stderr
 
 

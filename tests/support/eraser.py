@@ -8,56 +8,38 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
-REPOSITORY: Final = Path(__file__).parents[2]
-SCRIPT_SECONDS_MAX: Final = 30.0
+from tests.support.operators import SCRIPTS, run_program, started_program
+
+REPOSITORY: Final = SCRIPTS.parent
 NEVER: Final = 0
 
 
 def erase(
     *arguments: object, env: Mapping[str, str], killed_after: int = NEVER
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(  # noqa: S603 - our own argv
-        _argv(killed_after, *arguments),
-        cwd=REPOSITORY,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SCRIPT_SECONDS_MAX,
-    )
+    return run_program(_argv(killed_after, *arguments), env=env, cwd=REPOSITORY)
 
 
-@contextmanager
-def erasing(*arguments: object, env: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
+def erasing(
+    *arguments: object, env: Mapping[str, str]
+) -> "AbstractContextManager[subprocess.Popen[str]]":
     """Under way; it is killed if it has not ended when the test has."""
-    with subprocess.Popen(  # noqa: S603 - our own argv
-        _argv(NEVER, *arguments),
-        cwd=REPOSITORY,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as script:
-        try:
-            yield script
-        finally:
-            script.kill()
+    return started_program(_argv(NEVER, *arguments), env=env, cwd=REPOSITORY)
 
 
-def _argv(killed_after: int, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", __name__, str(killed_after), *map(str, arguments)]
+def _argv(killed_after: int, *arguments: object) -> list[object]:
+    return [sys.executable, "-m", __name__, killed_after, *arguments]
 
 
 def main() -> None:
     killed_after = int(sys.argv.pop(1))
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    sys.path.insert(0, str(SCRIPTS))
     import erase_account  # noqa: PLC0415 - a script is no package
-    import erasing as steps  # noqa: PLC0415
+    from erasing import steps  # noqa: PLC0415
 
     steps.Erasing.__init__.__kwdefaults__["cached_seconds"] = 0.0
     steps.SNAPSHOT_SECONDS_MAX = 1.0

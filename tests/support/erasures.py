@@ -1,7 +1,6 @@
 """An account with something of each kind that an erasure clears, and the script that does it."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from runs_domain.storage.projection import Projection
 from tests.support.builders import user_message
 from tests.support.eraser import NEVER, erase
 from tests.support.log_streams import SECRETS, Run
+from tests.support.operators import environment_of
 from tests.support.servers import Database
 
 CANARY = "canary-3f1d9c among the words"
@@ -41,14 +41,8 @@ class Place:
 
     @property
     def env(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "RUNLEDGER_DATABASE_URL": self.database.url,
-            "RUNLEDGER_ADMIN_DATABASE_URL": self.database.admin_url,
-            "RUNLEDGER_REDIS_URL": self.redis_url,
-            "RUNLEDGER_SECRET": SECRETS_TEXT,
-            "RUNLEDGER_DATA_DIR": str(self.data_dir),
-        }
+        place = str(self.data_dir)
+        return environment_of(self.database, self.redis_url, owner=True, RUNLEDGER_DATA_DIR=place)
 
     def erase(
         self, *arguments: object, code: int = 0, killed_after: int = NEVER, **changes: str
@@ -93,9 +87,6 @@ class Place:
         if account is not None:
             (folder / manifest).write_text(json.dumps({"account": str(account)}))
         return folder
-
-
-SECRETS_TEXT = "a server secret for tests, long enough"
 
 
 @asynccontextmanager

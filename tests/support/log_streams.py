@@ -23,7 +23,8 @@ from runs_domain.storage.identity import (
 )
 from tests.support import builders
 
-SECRETS = ServerSecrets({1: Secret("a server secret for tests, long enough")}, current=1)
+SECRET = "a server secret for tests, long enough"  # noqa: S105 - a test's
+SECRETS = ServerSecrets({1: Secret(SECRET)}, current=1)
 CONTEXT = Context(
     actor="worker",
     subject=builders.ACCOUNT,

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-import os
+import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -25,7 +25,7 @@ from runs_domain.storage.view_check import Checked, CheckJob, Found
 from runs_domain.storage.views import all_views
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
-from tests.support.operators import run_script
+from tests.support.operators import environment_of, run_script, started_script
 from tests.support.servers import Database
 from tests.support.views import are_caught_up
 from tests.support.waiting import until
@@ -38,21 +38,18 @@ VIEWS = ("runs", "messages", "credits", "sandboxes")
 SCRIPT_SECONDS = 50.0
 
 
-def environment(database: Database) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "RUNLEDGER_DATABASE_URL": database.url,
-        "RUNLEDGER_ADMIN_DATABASE_URL": database.admin_url,
-        "RUNLEDGER_REDIS_URL": "redis://127.0.0.1:1/0",
-        "RUNLEDGER_SECRET": SECRETS._secrets[1].reveal(),
-    }
-
-
 def run(database: Database, script: str, *arguments: str, **changes: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    env = environment(database) | changes
+    env = environment_of(database, owner=True) | changes
     done = run_script(script, *arguments, env=env, seconds_max=SCRIPT_SECONDS)
     return done.returncode, done.stdout, done.stderr
+
+
+def rebuilding(
+    database: Database, *arguments: str
+) -> AbstractContextManager["subprocess.Popen[str]"]:
+    """Under way; it is killed if it has not ended when the test has."""
+    return started_script(REBUILD, *arguments, env=environment_of(database, owner=True))
 
 
 def rebuilt(database: Database, *arguments: str) -> dict[str, Any]:
