@@ -5,15 +5,15 @@ asks. Whatever does not fit goes the slow way, which says why.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import asdict, force_setattr
+from typing_extensions import override
 
 from runs_domain.errors import HistoryCorrupt
 from runs_domain.events import SEALED, TYPES, Event, Struct
-from runs_domain.ids import AccountId, Attempt, Position, RunId, Version
+from runs_domain.ids import Position, RunId
 from runs_domain.ports import Recorded
 from runs_domain.storage import codec
 from runs_domain.storage.codec import StoredRow
@@ -23,26 +23,11 @@ E = TypeVar("E", bound=Event)
 _NOT_STORED: Final = ("position", "hash", "erased")
 
 
-class _Opened(Struct, Generic[E], frozen=True):
-    """`codec.Envelope` with the event in it, and without `sealed`: skipping that is cheap."""
-
-    type: str
-    run_id: RunId
-    version: Version
-    at: datetime
-    actor: str
-    subject: AccountId
-    correlation: str
-    causation: str
-    attempt: Attempt
-    prev: str
-    data: E
-
-
 class _AtOnce(
     Recorded,
     Generic[E],
     frozen=True,
+    eq=False,
     kw_only=True,
     rename={"event": "data"} | {name: f"({name})" for name in _NOT_STORED},
 ):
@@ -55,6 +40,13 @@ class _AtOnce(
     hash: str = ""
     erased: bool = False
 
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Structs of two types never are, but nobody need know that there are two."""
+        return isinstance(other, Recorded) and asdict(self) == asdict(other)
+
+    __hash__ = Recorded.__hash__
+
 
 class _Content(Struct, frozen=True):
     data: msgspec.Raw
@@ -63,10 +55,6 @@ class _Content(Struct, frozen=True):
 
 
 _OUTLINES: Final[dict[str, msgspec.json.Decoder[Any]]] = {
-    tag: msgspec.json.Decoder(_Opened[kind])  # type: ignore[valid-type]
-    for tag, kind in TYPES.items()
-}
-_AT_ONCE: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     tag: msgspec.json.Decoder(_AtOnce[kind])  # type: ignore[valid-type]
     for tag, kind in TYPES.items()
 }
@@ -84,30 +72,17 @@ def outline(row: StoredRow) -> Recorded:
     if decoder is None:
         return _slowly(row, None, outline=True)
     try:
-        opened: _Opened[Any] = decoder.decode(row.state)
+        one: Recorded = decoder.decode(row.state)
     except codec.UNREADABLE:
         return _slowly(row, None, outline=True)
     if (
-        opened.run_id.int != row.run_id.int  # ten times as fast as comparing UUIDs
-        or opened.version != row.version
-        or opened.type != row.tag
+        one.run_id.int != row.run_id.int  # ten times as fast as comparing UUIDs
+        or one.version != row.version
+        or one.type != row.tag
     ):
         return _slowly(row, None, outline=True)
-    return Recorded(
-        event=opened.data,
-        run_id=row.run_id,
-        version=row.version,
-        position=row.position,
-        type=row.tag,
-        at=opened.at,
-        actor=opened.actor,
-        subject=opened.subject,
-        correlation=opened.correlation,
-        causation=opened.causation,
-        attempt=opened.attempt,
-        prev=opened.prev,
-        hash="",
-    )
+    force_setattr(one, "position", row.position)  # nobody has seen it yet
+    return one
 
 
 def outlines(
@@ -117,7 +92,7 @@ def outlines(
     states: Sequence[bytes],
 ) -> list[Recorded] | None:
     """Each outline of a whole stream, whose versions have no hole; None if one of them does not
-    fit, and `outline` says why. Equal to it in every field, in two thirds of its time.
+    fit, and `outline` says why.
     """
     number = run_id.int
     made: list[Recorded] = []
@@ -125,7 +100,7 @@ def outlines(
         for version, (position, tag, state) in enumerate(
             zip(positions, tags, states, strict=True), start=1
         ):
-            one: Recorded = _AT_ONCE[tag].decode(state)
+            one: Recorded = _OUTLINES[tag].decode(state)
             if one.run_id.int != number or one.version != version or one.type != tag:
                 return None
             force_setattr(one, "position", position)  # nobody has seen it yet
