@@ -6,7 +6,7 @@ way) with the processes' RUNLEDGER_* settings. Exit 0: none broken, 1: some are,
 or not at everything. The numbers are those of docs/invariants.md.
 """
 
-from operator_script import leave_with, postgres_away  # isort: split
+from operating.script import leave_with, postgres_away  # isort: split
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from log_search import LogSearch
+from operating.log_search import LogSearch
 
 from runs_domain.audit import LEAKS, Violation
 from runs_domain.errors import QueueUnavailable, RunledgerError, StoreUnavailable

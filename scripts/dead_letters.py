@@ -7,7 +7,7 @@ is still open and gets no worker: a retry sends the job again. Works with the pr
 settings; `--as` says who you are, in events and letters.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple, get_args
 from uuid import UUID
 
 import msgspec
-from letter_pages import print_letters, print_list
-from operator_name import actor_of, name_of
+from operating.actor import actor_of, name_of
+from operating.letter_pages import print_letters, print_list
 
 from runs_domain.dead_letters import DeadLetterDesk, Outcome
 from runs_domain.dead_letters_port import DeadLetter, Reason

@@ -8,7 +8,7 @@ short is finished by the same command. Works with the processes' RUNLEDGER_* set
 RUNLEDGER_ADMIN_DATABASE_URL for the owner's role. Exit 0: erased, 1: not, or not completely.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -18,9 +18,9 @@ import sys
 from contextlib import AsyncExitStack
 from uuid import UUID
 
-from erasing import STEPS, Erasing, StillLiveError
-from erasure_receipt import as_json, as_text
-from operator_name import actor_of, name_of
+from erasing.receipt import as_json, as_text
+from erasing.steps import STEPS, Erasing, StillLiveError
+from operating.actor import actor_of, name_of
 from redis.exceptions import RedisError
 
 from runs_domain.errors import QueueUnavailable

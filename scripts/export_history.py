@@ -6,7 +6,7 @@ goes on where a killed one was. Works with the processes' RUNLEDGER_* settings a
 in the database. Times are ISO 8601 with an offset or Z; --since is in the span, --until is not.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from bundle import MANIFEST
+from bundle_check.bundle import MANIFEST
 from exporting.export import BadArguments, Export
 from exporting.files import CannotExport
 from exporting.place import Place

@@ -6,7 +6,7 @@ accounts; each worker with its slots and lease ages. Works with the processes' R
 Exit 0 when Redis has answered, 1 when it cannot be reached.
 """
 
-from operator_script import leave_with  # isort: split
+from operating.script import leave_with  # isort: split
 
 import argparse
 import asyncio

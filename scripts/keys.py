@@ -5,7 +5,7 @@ Works with the processes' RUNLEDGER_* settings, and RUNLEDGER_ADMIN_DATABASE_URL
 role. A key is printed once and cannot be asked for again; the database holds its MAC only.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from chart import Chart, Line, page
-from scaling_tables import LOG, REQUESTS, tables
+from scaling.chart import Chart, Line, page
+from scaling.tables import LOG, REQUESTS, tables
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BEGIN: Final = "<!-- made by scripts/plot_scaling.py: begin -->\n"

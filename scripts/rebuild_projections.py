@@ -22,7 +22,7 @@ Exit 0: done, or nothing would change. 1: it failed, or rows would change. 2: ba
 settings, or a dry run that could not look.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -31,8 +31,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from view_findings import print_findings
-from work_progress import shown
+from operating.view_findings import print_findings
+from operating.work_progress import shown
 
 from runs_domain.errors import UnknownView
 from runs_domain.ids import Position

@@ -25,8 +25,12 @@ from runs_domain.upcast import RULES, newest_tag
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts import event_shapes, event_tables, lock_history  # noqa: E402 - from where they are
-from scripts.event_shapes import Shape  # noqa: E402
+from scripts.released import (  # noqa: E402 - from where they are
+    event_shapes,
+    event_tables,
+    lock_history,
+)
+from scripts.released.event_shapes import Shape  # noqa: E402
 
 LOCK: Final = Path("tests/domain/released.json")
 CORPUS: Final = Path("tests/domain/history")

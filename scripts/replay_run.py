@@ -8,7 +8,7 @@ followed by the messages as they were. Needs RUNLEDGER_DATABASE_URL and RUNLEDGE
 when the whole history was read, 1 when not (it says why), 2 for bad arguments or settings.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -21,9 +21,9 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from replay_page import print_page
-from replayed import Replay, as_json, replay
-from safe_text import safe_json
+from replaying.page import print_page
+from replaying.replayed import Replay, as_json, replay
+from replaying.safe_text import safe_json
 
 from runs_domain.as_of import Point, parse_point
 from runs_domain.errors import InvalidPoint, NoSuchPoint
@@ -106,7 +106,7 @@ def _show(shown: Replay, options: argparse.Namespace) -> None:
     if options.plain or not _is_interactive() or not shown.rows:
         print_page(shown, columns=shutil.get_terminal_size().columns)
     else:
-        from replay_screen import explore  # noqa: PLC0415 - pages and JSON are quicker without it
+        from replaying.screen import explore  # noqa: PLC0415 - pages and JSON are quicker without it
 
         explore(shown)
 

@@ -10,7 +10,7 @@ differs. Of a seed that is killed the batches that were committed stay: whole ru
 on; `--append` puts more after them.
 """
 
-from operator_script import leave_with, told  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -33,8 +33,8 @@ from runs_domain.errors import RunledgerError
 from runs_domain.ids import Position
 from runs_domain.keys import KEY_BYTES, new_key, secrets_of
 from runs_domain.settings import BadSettings, Settings, load
-from runs_domain.storage.batch_call import APPEND_LOCK
 from runs_domain.storage.accounts import Accounts
+from runs_domain.storage.batch_call import APPEND_LOCK
 from runs_domain.storage.connection import ReconnectingConnection, unavailable
 from runs_domain.storage.identity import SystemClock
 

@@ -22,7 +22,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from uuid import UUID
 
@@ -47,10 +46,11 @@ def main() -> int:
     # Only now that it is known what is wanted: a bundle is checked without any package.
     if options.bundle is not None:
         sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
-    where = "verify_log" if options.bundle is None else "verify_bundle"
-    if find_spec(where) is None:  # an auditor's copy has what a bundle's check needs, no more
-        parser.exit(2, f"verify_history: could not look: {where}.py is not beside it\n")
-    code: int = importlib.import_module(where).verify(options)
+    part = Path("verify_log.py" if options.bundle is None else "bundle_check/verify.py")
+    if not (Path(__file__).resolve().parent / part).is_file():
+        # An auditor's copy has what a bundle's check needs, no more.
+        parser.exit(2, f"verify_history: could not look: {part} is not beside it\n")
+    code: int = importlib.import_module(".".join(part.with_suffix("").parts)).verify(options)
     return code
 
 

@@ -1,6 +1,6 @@
 """`verify_history.py` on the log itself: reads one moment of it, in several processes."""
 
-from operator_script import leave_with, postgres_away  # isort: split
+from operating.script import leave_with, postgres_away  # isort: split
 
 import argparse
 import asyncio

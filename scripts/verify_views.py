@@ -10,7 +10,7 @@ by a digest alone. Reads only, and is in nobody's way but a rebuild's, whose swa
 Exit 0: every row is right. 1: something is not. 2: could not look.
 """
 
-from operator_script import leave_with, postgres_away  # isort: split
+from operating.script import leave_with, postgres_away  # isort: split
 
 import argparse
 import asyncio
@@ -19,8 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from view_findings import print_findings
-from work_progress import shown
+from operating.view_findings import print_findings
+from operating.work_progress import shown
 
 from runs_domain.errors import RunledgerError, StoreUnavailable, UnknownView
 from runs_domain.keys import secrets_of

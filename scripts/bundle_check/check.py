@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from bundle import (
+from bundle_check.bundle import (
     CONTENT_LINE_BYTES_MAX,
     LINE_BYTES_MAX,
     RUN_LINE_BYTES_MAX,

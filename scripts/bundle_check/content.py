@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bundle import shown, strict_object
+from bundle_check.bundle import shown, strict_object
 from bundle_check.files import Tell
 
 from runs_domain.proof_shapes import SHAPES

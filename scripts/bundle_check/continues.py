@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bundle import RUN_LINE_BYTES_MAX
+from bundle_check.bundle import RUN_LINE_BYTES_MAX
 from bundle_check.files import Tell, lines_of
 from bundle_check.manifest import ManifestFacts
 from bundle_check.of_run import Bad

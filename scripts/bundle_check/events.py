@@ -8,7 +8,7 @@ import binascii
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bundle import shown, strict_object
+from bundle_check.bundle import shown, strict_object
 
 from runs_domain.proof import hash_of
 from runs_domain.proof_shapes import is_positive, is_uuid

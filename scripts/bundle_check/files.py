@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
-from bundle import BadBundleError, open_plain, shown
+from bundle_check.bundle import BadBundleError, open_plain, shown
 from bundle_check.manifest import FileFacts
 
 Tell: TypeAlias = Callable[[str], None]

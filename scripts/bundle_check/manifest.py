@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bundle import (
+from bundle_check.bundle import (
     CONTENT,
     EVENTS,
     FORMAT,

@@ -5,7 +5,7 @@ them, its span, its account and the run's own line.
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from bundle import is_at_the_end
+from bundle_check.bundle import is_at_the_end
 from bundle_check.events import EventLine
 from bundle_check.manifest import ManifestFacts
 from bundle_check.runs import RunFacts

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bundle import strict_object
+from bundle_check.bundle import strict_object
 from bundle_check.files import Tell
 from bundle_check.manifest import SHA256
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from bundle import FILE_MODE
+from bundle_check.bundle import FILE_MODE
 from exporting.state import PartFile
 
 from runs_domain.errors import RunledgerError

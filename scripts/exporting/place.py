@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import msgspec
-from bundle import DIRECTORY_MODE, MANIFEST, OURS, UNFINISHED, UNFINISHED_NEW
+from bundle_check.bundle import DIRECTORY_MODE, MANIFEST, OURS, UNFINISHED, UNFINISHED_NEW
 from exporting.files import CannotExport, Growing
 from exporting.state import Manifest, Unfinished, read, written
 

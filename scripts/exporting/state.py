@@ -3,7 +3,7 @@
 from typing import Final
 
 import msgspec
-from bundle import FORMAT, FORMAT_UNFINISHED
+from bundle_check.bundle import FORMAT, FORMAT_UNFINISHED
 from exporting.lines import RunLine
 
 from runs_domain.ids import AccountId

@@ -2,7 +2,7 @@
 their ends, then what is known of them is, in one step. In memory there is a page of lines.
 """
 
-from bundle import (
+from bundle_check.bundle import (
     CONTENT,
     EVENTS,
     PART_BYTES_MAX,

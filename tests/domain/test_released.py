@@ -14,8 +14,9 @@ import pytest
 from runs_domain import upcast
 from runs_domain.events import SEALED, TYPES
 from runs_domain.storage import codec
-from scripts import event_shapes, event_tables, lock_history, release_events
+from scripts import release_events
 from scripts.release_events import DOCUMENT, LOCK, ROOT, Lock
+from scripts.released import event_shapes, event_tables, lock_history
 from tests.domain.test_history import HISTORY, KEY, stored
 
 FAILED = "run.failed.v1"

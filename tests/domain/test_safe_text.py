@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from scripts.safe_text import safe_json, safe_line, safe_text, wrapped
+from scripts.replaying.safe_text import safe_json, safe_line, safe_text, wrapped
 from tests.support.operators import SCRIPTS
 
 ANYTHING = st.text(st.characters(codec=None, exclude_categories=()))
@@ -80,10 +80,10 @@ def test_lines_break_at_spaces_where_there_are_some() -> None:
 def pane(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module as its script imports it."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import replay_pane  # type: ignore[import-not-found] # noqa: PLC0415
+    from replaying import pane  # type: ignore[import-not-found] # noqa: PLC0415
 
-    yield replay_pane
-    for name in ("replay_pane", "safe_text"):
+    yield pane
+    for name in ("replaying", "replaying.pane", "replaying.safe_text"):
         sys.modules.pop(name, None)
 
 

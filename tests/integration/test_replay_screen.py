@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scripts.terminal import keys_in, raw_keys
+from scripts.replaying.terminal import keys_in, raw_keys
 from tests.support.replayed_runs import Runs, runs_without_views
 from tests.support.servers import create_database, drop_database
 from tests.support.terminals import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal, terminal

@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from scripts import work_progress
-from scripts.work_progress import shown
+from scripts.operating import work_progress
+from scripts.operating.work_progress import shown
 
 
 class Terminal(io.StringIO):

@@ -4,9 +4,11 @@ import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from replay_blocks import PANES, blocks_of
-from replay_pane import Pane
-from replayed import NOT_UNDERSTOOD, Replay, Row, lasted, many, priced, tokens
+from replaying.blocks import PANES, blocks_of
+from replaying.pane import Pane
+from replaying.replayed import NOT_UNDERSTOOD, Replay, Row, lasted, many, priced, tokens
+from replaying.safe_text import safe_line
+from replaying.terminal import raw_keys, undisturbed_end
 from rich.box import ROUNDED
 from rich.cells import set_cell_size
 from rich.console import Console, RenderableType
@@ -14,8 +16,6 @@ from rich.layout import Layout
 from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
-from safe_text import safe_line
-from terminal import raw_keys, undisturbed_end
 
 SIDE_BY_SIDE_COLUMNS: Final = 110
 BORDERED_ROWS_MIN: Final = 14

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from scripts.event_shapes import Shape
+from scripts.released.event_shapes import Shape
 
 BEGIN: Final = "<!-- tables: written by scripts/release_events.py -->"
 END: Final = "<!-- end of tables -->"

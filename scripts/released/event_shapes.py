@@ -90,7 +90,7 @@ def _type(kind: inspect.Type) -> Any:
             word = _WORDS.get(type(kind))
             if word is not None:
                 return word
-    raise TypeError(f"scripts/event_shapes.py has no word for {type(kind).__name__}")
+    raise TypeError(f"scripts/released/event_shapes.py has no word for {type(kind).__name__}")
 
 
 # ------------------------------------------------------------------------------ comparing

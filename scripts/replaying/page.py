@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
-from replayed import (
+from replaying.replayed import (
     ERASED,
     NOT_UNDERSTOOD,
     Replay,
@@ -16,10 +16,10 @@ from replayed import (
     priced,
     tokens,
 )
+from replaying.safe_text import safe_line, safe_text
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
-from safe_text import safe_line, safe_text
 
 from runs_domain.event_words import tool_of
 from runs_domain.timeline import PHASES

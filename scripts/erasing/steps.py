@@ -8,8 +8,8 @@ then on what is left lies about unreadable, and is cleared by the steps that fol
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from erasure_files import clear_exports, clear_sandboxes
-from erasure_receipt import Receipt
+from erasing.files import clear_exports, clear_sandboxes
+from erasing.receipt import Receipt
 from redis.exceptions import RedisError
 
 from runs_domain.commands import RequestCancel

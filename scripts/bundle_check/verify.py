@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bundle import MANIFEST, UNFINISHED, BadBundleError, open_plain
+from bundle_check.bundle import MANIFEST, UNFINISHED, BadBundleError, open_plain
 from bundle_check.check import BundleCheck, Finding
 from bundle_check.continues import Continues
 from bundle_check.manifest import ManifestFacts, read_manifest

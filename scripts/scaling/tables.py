@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chart import short
+from scaling.chart import short
 
 Size = dict[str, Any]
 REQUESTS: Final = {

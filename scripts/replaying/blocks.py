@@ -5,9 +5,9 @@ from functools import partial
 from typing import Final
 
 import msgspec
-from replay_page import part_lines
-from replay_pane import Block
-from replayed import ERASED, NOT_UNDERSTOOD, Row, lasted, priced, tokens
+from replaying.page import part_lines
+from replaying.pane import Block
+from replaying.replayed import ERASED, NOT_UNDERSTOOD, Row, lasted, priced, tokens
 
 from runs_api.event_view import event_of
 from runs_domain import events

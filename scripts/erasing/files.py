@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
-from bundle import OURS, BadBundleError, account_of
+from bundle_check.bundle import OURS, BadBundleError, account_of
 
 from runs_domain.errors import SandboxError
 from runs_domain.ids import AccountId

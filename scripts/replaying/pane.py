@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from replaying.safe_text import wrapped
 from rich.text import Text
-from safe_text import wrapped
 
 
 class Block(NamedTuple):

@@ -1,0 +1,1 @@
+"""What `scripts/erase_account.py` does."""

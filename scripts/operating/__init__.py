@@ -1,0 +1,1 @@
+"""What operators' scripts share, and how some of them tell what they found."""

@@ -1,0 +1,1 @@
+"""What `scripts/release_events.py` holds."""

@@ -1,0 +1,1 @@
+"""What `scripts/plot_scaling.py` draws and writes."""
