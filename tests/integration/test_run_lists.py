@@ -20,8 +20,9 @@ from runs_domain.settings import Secret
 from runs_domain.storage.identity import SystemClock, new_account_id, uuid7
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.projection import FoldFailed, Projection
-from runs_domain.storage.run_lists import _OLDEST_UNSEEN, PostgresRunLists
+from runs_domain.storage.run_lists import PostgresRunLists
 from runs_domain.storage.runs_view import RunsView
+from runs_domain.storage.view_stats import _BEHIND
 from tests.support.api import ME, OTHER, Api
 from tests.support.log_streams import SECRETS, Run
 from tests.support.servers import Database
@@ -230,7 +231,7 @@ async def test_the_oldest_event_that_is_not_shown_is_found_by_the_index(
     await Run(log).start()
     async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as reader:
         await reader.execute("SET enable_seqscan = off")
-        rows = await (await reader.execute(f"EXPLAIN {_OLDEST_UNSEEN}", ("runs",))).fetchall()
+        rows = await (await reader.execute(f"EXPLAIN {_BEHIND}", ("runs",))).fetchall()
     plan = "\n".join(row[0] for row in rows)
     assert "Index Scan using stored_events_notification_id_idx" in plan
     assert "Sort" not in plan

@@ -1,10 +1,7 @@
 """The RunLists port over the `runs` view, on a connection that cannot write."""
 
-import re
-from datetime import datetime
 from typing import Final
 
-import msgspec
 from typing_extensions import override
 
 from runs_domain.errors import HistoryCorrupt
@@ -14,19 +11,9 @@ from runs_domain.settings import Secret
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.postgres_log import LOOK_UP_SETTINGS
 from runs_domain.storage.runs_view import RunsView, page, rows_of
+from runs_domain.storage.view_stats import read_behind_seconds
 
 READ_ONLY: Final = {"default_transaction_read_only": "on"}
-BEGINNING_BYTES: Final = 512
-"""Of a stored event: more than its envelope takes up to and with its time."""
-
-_TIME: Final = re.compile(rb'"at":"([^"]+)"')
-"""Its first match: what stands before it in a stored event is ours, never content."""
-_OLDEST_UNSEEN: Final = f"""
-SELECT now(), (
-    SELECT substring(state FROM 1 FOR {BEGINNING_BYTES}) FROM stored_events
-    WHERE notification_id > (SELECT position FROM checkpoints WHERE name = %s)
-    ORDER BY notification_id LIMIT 1)
-"""  # noqa: S608 - no values
 
 
 class PostgresRunLists(RunLists):
@@ -59,18 +46,10 @@ class PostgresRunLists(RunLists):
         return ListPage(rows=rows, behind_seconds=behind_seconds)
 
     async def _behind_seconds(self) -> float:
-        now: datetime
-        ((now, beginning),) = await self._connection.fetch(_OLDEST_UNSEEN, (RunsView.name,))
-        if beginning is None:
-            return 0.0
-        return max(0.0, (now - _time_of(beginning)).total_seconds())
-
-
-def _time_of(beginning: bytes) -> datetime:
-    found = _TIME.search(beginning)
-    if found is None:
-        raise HistoryCorrupt("an event does not tell its time")
-    return msgspec.convert(found[1].decode(), datetime)
+        seconds = await read_behind_seconds(self._connection, RunsView.name)
+        if seconds is None:
+            raise HistoryCorrupt("an event does not tell its time")
+        return seconds
 
 
 def _is_asked_for(row: RunSummary, query: ListQuery) -> bool:

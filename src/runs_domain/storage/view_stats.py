@@ -8,20 +8,25 @@ from runs_domain.ids import Position
 from runs_domain.storage.connection import Fetches
 
 # The time stands near the begin of the stored bytes. What is not what this system writes has none.
-_STATS: Final = """
-    SELECT name, position, stopped_position IS NOT NULL, head,
-        CASE WHEN pg_input_is_valid(at, 'timestamptz')
-            THEN extract(epoch FROM now() - at::timestamptz)::double precision
-            WHEN head <= position THEN 0 END
-    FROM checkpoints
-    CROSS JOIN (SELECT coalesce(max(notification_id), 0) AS head FROM stored_events) AS log
+_NEXT: Final = """
     LEFT JOIN LATERAL (
         SELECT substring(
-            encode(substring(state FROM 1 FOR 256), 'escape') FROM '"at":"([0-9T:.-]+Z)"') AS at
+            encode(substring(state FROM 1 FOR 256), 'escape') FROM '"at":"([0-9T:.-]+Z)"') AS at,
+            true AS is_there
         FROM stored_events WHERE notification_id > position
         ORDER BY notification_id LIMIT 1
-    ) AS next_event ON true
-    ORDER BY name"""
+    ) AS next_event ON true"""
+_AGE: Final = """
+        CASE WHEN pg_input_is_valid(at, 'timestamptz')
+            THEN extract(epoch FROM now() - at::timestamptz)::double precision
+            WHEN is_there IS NULL THEN 0 END"""
+_STATS: Final = f"""
+    SELECT name, position, stopped_position IS NOT NULL, head, {_AGE}
+    FROM checkpoints
+    CROSS JOIN (SELECT coalesce(max(notification_id), 0) AS head FROM stored_events) AS log
+    {_NEXT}
+    ORDER BY name"""  # noqa: S608 - our own words
+_BEHIND: Final = f"SELECT {_AGE} FROM checkpoints {_NEXT} WHERE name = %b"  # noqa: S608
 
 
 class ViewStats(msgspec.Struct, frozen=True):
@@ -44,6 +49,16 @@ class ViewStats(msgspec.Struct, frozen=True):
 async def read_view_stats(connection: Fetches) -> tuple[ViewStats, ...]:
     """By name. Raises StoreUnavailable. `connection` is one with LOOK_UP_SETTINGS."""
     return tuple(
-        ViewStats(name, position, stopped, head, None if age is None else max(0.0, age))
+        ViewStats(name, position, stopped, head, _not_negative(age))
         for name, position, stopped, head, age in await connection.fetch(_STATS)
     )
+
+
+async def read_behind_seconds(connection: Fetches, view: str) -> float | None:
+    """`ViewStats.behind_seconds` of one view. Raises StoreUnavailable."""
+    ((age,),) = await connection.fetch(_BEHIND, (view,))
+    return _not_negative(age)
+
+
+def _not_negative(age: float | None) -> float | None:
+    return None if age is None else max(0.0, age)
