@@ -6,7 +6,7 @@ way) with the processes' RUNLEDGER_* settings. Exit 0: none broken, 1: some are,
 or not at everything. The numbers are those of docs/invariants.md.
 """
 
-from operating.script import leave_with, postgres_away  # isort: split
+from operating.script import leave_with, postgres_away, redis_away  # isort: split
 
 import argparse
 import asyncio
@@ -93,7 +93,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, StoreUnavailable):
         return postgres_away(error, setting="RUNLEDGER_DATABASE_URL", name=NAME)
     if isinstance(error, QueueUnavailable):
-        return f"Redis cannot be reached, or refuses ({error}): look at RUNLEDGER_REDIS_URL"
+        return redis_away(error)
     if isinstance(error, RunledgerError | NothingSeenError):
         return str(error)
     return f"{type(error).__name__}: {error}"

@@ -8,12 +8,17 @@ short is finished by the same command. Works with the processes' RUNLEDGER_* set
 RUNLEDGER_ADMIN_DATABASE_URL for the owner's role. Exit 0: erased, 1: not, or not completely.
 """
 
-from operating.script import leave_with, told  # isort: split
+from operating.script import (  # isort: split
+    ADMIN_URL,
+    leave_with,
+    owners_settings,
+    redis_away,
+    told,
+)
 
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from contextlib import AsyncExitStack
 from uuid import UUID
@@ -26,7 +31,7 @@ from redis.exceptions import RedisError
 from runs_domain.errors import QueueUnavailable
 from runs_domain.ids import AccountId
 from runs_domain.keys import secrets_of
-from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.settings import Settings
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.erasure import LOCK_PARAMETERS, Erasure, Subject, subject_of
 from runs_domain.storage.identity import SystemClock
@@ -42,7 +47,6 @@ REWRITE_SECONDS_MAX = 900.0
 """A VACUUM of all messages."""
 WAIT_SECONDS = 60.0
 WAIT_SECONDS_MAX = 3600.0
-ADMIN_URL = "RUNLEDGER_ADMIN_DATABASE_URL"
 
 
 def main() -> int:
@@ -51,15 +55,11 @@ def main() -> int:
     logging.basicConfig(level=logging.ERROR)
 
     def work() -> int:
-        settings = load(os.environ)
-        if not settings.admin_database_url:
-            raise BadSettings(f"{ADMIN_URL} is not set: accounts are the owner's")
+        settings = owners_settings("accounts are the owner's")
         try:
             return asyncio.run(_run(settings, options))
         except QueueUnavailable as error:
-            return _no(
-                f"Redis cannot be reached, or refuses ({error}): look at RUNLEDGER_REDIS_URL"
-            )
+            return _no(redis_away(error))
 
     return told("erase_account", ADMIN_URL, NAME, work)
 

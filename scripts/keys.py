@@ -5,17 +5,16 @@ Works with the processes' RUNLEDGER_* settings, and RUNLEDGER_ADMIN_DATABASE_URL
 role. A key is printed once and cannot be asked for again; the database holds its MAC only.
 """
 
-from operating.script import leave_with, told  # isort: split
+from operating.script import ADMIN_URL, leave_with, owners_settings, told  # isort: split
 
 import argparse
 import asyncio
-import os
 import sys
 from uuid import UUID
 
 from runs_domain.ids import AccountId, KeyId
 from runs_domain.keys import secrets_of
-from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.settings import Settings
 from runs_domain.storage.accounts import Accounts
 from runs_domain.storage.connection import ReconnectingConnection
 
@@ -30,12 +29,9 @@ def main() -> int:
     options = _parser().parse_args()
 
     def work() -> int:
-        settings = load(os.environ)
-        if not settings.admin_database_url:
-            raise BadSettings("RUNLEDGER_ADMIN_DATABASE_URL is not set: accounts are the owner's")
-        return asyncio.run(_run(settings, options))
+        return asyncio.run(_run(owners_settings("accounts are the owner's"), options))
 
-    return told("keys", "RUNLEDGER_ADMIN_DATABASE_URL", NAME, work)
+    return told("keys", ADMIN_URL, NAME, work)
 
 
 def _parser() -> argparse.ArgumentParser:

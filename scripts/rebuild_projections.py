@@ -22,39 +22,32 @@ Exit 0: done, or nothing would change. 1: it failed, or rows would change. 2: ba
 settings, or a dry run that could not look.
 """
 
-from operating.script import leave_with, told  # isort: split
+from operating.script import ADMIN_URL, leave_with, owners_settings, told  # isort: split
 
 import argparse
 import asyncio
 import json
-import os
-from collections.abc import Callable
 from typing import Final
 
+from operating.view_arguments import add_view_arguments, views_of, whole
 from operating.view_findings import print_findings
 from operating.work_progress import shown
 
-from runs_domain.errors import UnknownView
 from runs_domain.ids import Position
 from runs_domain.keys import secrets_of
-from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.settings import Settings
 from runs_domain.storage.long_work import DiskFull
 from runs_domain.storage.rebuild import Asked, Rebuilt, rebuild
 from runs_domain.storage.rebuild_load import NAME
 from runs_domain.storage.rebuild_state import State, describe, discard, state
 from runs_domain.storage.view_check import CheckJob, check_views
 from runs_domain.storage.view_compare import NAME as CHECK_NAME
-from runs_domain.storage.views import named
 
 PROGRAM: Final = "rebuild_projections"
-ADMIN_URL: Final = "RUNLEDGER_ADMIN_DATABASE_URL"
-WORKERS_MAX: Final = 64
 FULL: Final = (
     "nothing was swapped in after that: make room and give the same command again to go on, or give"
     " --discard to get back the room that it has taken"
 )
-SHOWN: Final = 20
-SHOWN_MAX: Final = 1_000_000
 
 
 def main() -> int:
@@ -62,24 +55,14 @@ def main() -> int:
     options = parser.parse_args()
     if options.dry_run and options.restart:
         parser.error("--dry-run leaves nothing behind, so there is nothing to restart")
-    try:
-        views = tuple(view.name for view in named(options.views))
-    except UnknownView as error:
-        parser.error(str(error))
-
-    ended = False
+    views = views_of(options, parser)
 
     def work() -> int:
-        nonlocal ended
-        settings = load(os.environ)
-        if not settings.admin_database_url:
-            raise BadSettings(f"{ADMIN_URL} is not set: tables are the owner's")
-        code = asyncio.run(_run(settings, views, options))
-        ended = True
-        return code
+        return asyncio.run(_run(owners_settings("tables are the owner's"), views, options))
 
-    code = told(PROGRAM, ADMIN_URL, CHECK_NAME if options.dry_run else NAME, work)
-    return code if ended or not options.dry_run else 2  # 1 says that rows would change
+    if options.dry_run:  # 1 says that rows would change
+        return told(PROGRAM, ADMIN_URL, CHECK_NAME, work, failed=2)
+    return told(PROGRAM, ADMIN_URL, NAME, work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,17 +71,15 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("views", nargs="*", metavar="VIEW", help="names of views; none = all")
-    parser.add_argument(
-        "--workers",
-        type=_whole(1, WORKERS_MAX),
-        default=min(os.cpu_count() or 1, WORKERS_MAX),
-        help="processes that fold at once, each with a core of its own and one of PostgreSQL's"
-        " sessions (default: %(default)s)",
+    add_view_arguments(
+        parser,
+        workers="processes that fold at once, each with a core of its own and one of PostgreSQL's"
+        " sessions",
+        limit="rows of each view that --dry-run prints",
     )
     parser.add_argument(
         "--from-position",
-        type=_whole(0, 2**63 - 1),
+        type=whole(0, 2**63 - 1),
         metavar="P",
         help="only runs with an event after this position; the others are copied",
     )
@@ -107,23 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--status", action="store_true", help="say what is under way or left behind")
     what.add_argument("--discard", action="store_true", help="throw away what was left behind")
     parser.add_argument("--restart", action="store_true", help="throw that away and begin anew")
-    parser.add_argument(
-        "--limit",
-        type=_whole(0, SHOWN_MAX),
-        default=SHOWN,
-        help="rows of each view that --dry-run prints (default: %(default)s)",
-    )
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     return parser
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def whole(given: str) -> int:
-        if not (given.isascii() and given.isdecimal() and least <= int(given[:20]) <= most):
-            raise argparse.ArgumentTypeError(f"it takes a whole number from {least} to {most}")
-        return int(given)
-
-    return whole
 
 
 async def _run(settings: Settings, views: tuple[str, ...], options: argparse.Namespace) -> int:

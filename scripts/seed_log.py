@@ -10,7 +10,7 @@ differs. Of a seed that is killed the batches that were committed stay: whole ru
 on; `--append` puts more after them.
 """
 
-from operating.script import leave_with, told  # isort: split
+from operating.script import ADMIN_URL, leave_with, owners_settings, told  # isort: split
 
 import argparse
 import asyncio
@@ -32,7 +32,7 @@ from seeding.stories import MICROSECONDS
 from runs_domain.errors import RunledgerError
 from runs_domain.ids import Position
 from runs_domain.keys import KEY_BYTES, new_key, secrets_of
-from runs_domain.settings import BadSettings, Settings, load
+from runs_domain.settings import Settings
 from runs_domain.storage.accounts import Accounts
 from runs_domain.storage.batch_call import APPEND_LOCK
 from runs_domain.storage.connection import ReconnectingConnection, unavailable
@@ -57,17 +57,13 @@ def main() -> int:
     options = _parser().parse_args()
 
     def work() -> int:
-        settings = load(os.environ)
-        if not settings.admin_database_url:
-            raise BadSettings(
-                "RUNLEDGER_ADMIN_DATABASE_URL is not set: rows are copied as the owner"
-            )
+        settings = owners_settings("rows are copied as the owner")
         try:
             return _seed(settings, options)
         except psycopg.Error as error:
             raise unavailable(NAME, error) from None
 
-    return told("seed_log", "RUNLEDGER_ADMIN_DATABASE_URL", NAME, work)
+    return told("seed_log", ADMIN_URL, NAME, work)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """`verify_history.py` on the log itself: reads one moment of it, in several processes."""
 
-from operating.script import leave_with, postgres_away  # isort: split
+from operating.script import leave_with, told  # isort: split
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.errors import RunledgerError
 from runs_domain.ids import AccountId
 from runs_domain.proof import Fault
 from runs_domain.settings import BadSettings, Secret
@@ -31,9 +31,10 @@ from runs_domain.urls import is_postgres
 
 NAME = "runledger verify history"
 URL_SETTING = "RUNLEDGER_DATABASE_URL"
+HEADING = "verify_history: could not look"
 
 
-class NothingThereError(Exception):
+class NothingThere(RunledgerError):
     """There was nothing to look at where the operator pointed."""
 
 
@@ -85,26 +86,17 @@ class Tally:
 
 
 def verify(options: argparse.Namespace) -> NoReturn:
-    leave_with(lambda: _verify(options))
+    # 2 for all that fails: 1 says that something is wrong with the log.
+    leave_with(lambda: told(HEADING, URL_SETTING, NAME, lambda: _verify(options), failed=2))
 
 
 def _verify(options: argparse.Namespace) -> int:
     tally = Tally(options.show)
-    try:
-        asyncio.run(_look(options, tally))
-    except (RunledgerError, NothingThereError) as error:
-        print(f"verify_history: could not look: {_reason(error)}", file=sys.stderr)
-        return 2
+    asyncio.run(_look(options, tally))
     (_print_json if options.json else _print)(tally)
     for run_id in tally.absent:
         print(f"verify_history: there is no run {run_id}", file=sys.stderr)
     return tally.code
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, StoreUnavailable):
-        return postgres_away(error, setting=URL_SETTING, name=NAME)
-    return str(error)
 
 
 async def _look(options: argparse.Namespace, tally: Tally) -> None:
@@ -141,7 +133,7 @@ async def _plan(snapshot: Snapshot, options: argparse.Namespace) -> parts.Plan:
         return await parts.named_runs(snapshot, options.runs)
     plan = await parts.runs_of_account(snapshot, AccountId(options.account))
     if not plan.parts:
-        raise NothingThereError(f"no run of that account: {options.account}")
+        raise NothingThere(f"no run of that account: {options.account}")
     return plan
 
 

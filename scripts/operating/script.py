@@ -27,11 +27,14 @@ if not all(map(find_spec, PACKAGES)):
     sys.exit(2)
 
 from runs_domain.errors import (  # noqa: E402 - now they are known to be there
+    QueueUnavailable,
     RunledgerError,
     StoreUnavailable,
 )
-from runs_domain.settings import BadSettings  # noqa: E402
+from runs_domain.settings import BadSettings, Settings, load  # noqa: E402
 from runs_domain.storage.connection import ServerRefuses  # noqa: E402
+
+ADMIN_URL = "RUNLEDGER_ADMIN_DATABASE_URL"
 
 
 def leave_with(main: Callable[[], int], *, interrupted: str = "interrupted") -> None:
@@ -52,8 +55,9 @@ def leave_with(main: Callable[[], int], *, interrupted: str = "interrupted") -> 
     sys.exit(code)
 
 
-def told(program: str, setting: str, name: str, work: Callable[[], int]) -> int:
-    """`work`'s exit code; what went wrong is one sentence, 2 for bad settings and 1 for the rest.
+def told(heading: str, setting: str, name: str, work: Callable[[], int], *, failed: int = 1) -> int:
+    """`work`'s exit code; what went wrong is one sentence after `heading`, the program's name as a
+    rule, and 2 for bad settings, `failed` for the rest.
 
     `setting` holds the address, `name` is that of the script's connection.
     """
@@ -61,11 +65,19 @@ def told(program: str, setting: str, name: str, work: Callable[[], int]) -> int:
         return work()
     except StoreUnavailable as error:
         where = postgres_away(error, setting=setting, name=name)
-        print(f"{program}: {where}", file=sys.stderr)
-        return 1
+        print(f"{heading}: {where}", file=sys.stderr)
+        return failed
     except RunledgerError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, BadSettings) else 1
+        print(f"{heading}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadSettings) else failed
+
+
+def owners_settings(why: str) -> Settings:
+    """Of a script that works as the database's owner; `why` it does. Raises BadSettings."""
+    settings = load(os.environ)
+    if not settings.admin_database_url:
+        raise BadSettings(f"{ADMIN_URL} is not set: {why}")
+    return settings
 
 
 def postgres_away(error: StoreUnavailable, *, setting: str, name: str) -> str:
@@ -75,3 +87,7 @@ def postgres_away(error: StoreUnavailable, *, setting: str, name: str) -> str:
     """
     what = "refuses" if isinstance(error, ServerRefuses) else "cannot be reached"
     return f"PostgreSQL {what} ({str(error).removeprefix(f'{name}: ')}): look at {setting}"
+
+
+def redis_away(error: QueueUnavailable) -> str:
+    return f"Redis cannot be reached, or refuses ({error}): look at RUNLEDGER_REDIS_URL"

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -23,6 +22,7 @@ from runs_domain.storage.sealing import DATA_KEY_WRAP, NONCE_BYTES
 from tests.support.canaries import Canaries
 from tests.support.operators import run_script
 from tests.support.rest import PLAYBOOK, Rest, Run, bash
+from tests.support.servers import Database, as_owner
 from tests.support.stacks import BreakableStack
 from tests.support.waiting import until
 
@@ -53,9 +53,8 @@ class Person:
         return done.stdout.strip() or done.stderr.strip()
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.env["RUNLEDGER_ADMIN_DATABASE_URL"], autocommit=True) as owner:
-            cursor = owner.execute(statement.encode(), values or None)
-            return list(cursor.fetchall()) if cursor.description else []
+        url, owner = (self.env[f"RUNLEDGER_{one}_URL"] for one in ("DATABASE", "ADMIN_DATABASE"))
+        return as_owner(Database("", url, owner), statement, *values)
 
     def data_keys(self) -> dict[str, bytes]:
         """As it is stored, and as it is used."""

@@ -1,6 +1,5 @@
 """A disk that is full in the middle of a rebuild, for real."""
 
-import psycopg
 import pytest
 
 from runs_domain.settings import Secret
@@ -9,14 +8,13 @@ from tests.support.log_streams import SECRETS, Run
 from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
-    as_owner,
     assert_right,
     left_behind,
     projected,
     rebuilt,
     run,
 )
-from tests.support.servers import create_database
+from tests.support.servers import as_owner, create_database
 from tests.support.small_disk import servers_with_small_disk
 
 pytestmark = pytest.mark.crash
@@ -29,15 +27,15 @@ MESSAGE_MEGABYTES = 1
 async def test_a_full_disk_ends_a_rebuild_with_one_sentence_and_room_lets_it_go_on() -> None:
     with servers_with_small_disk(DISK_MEGABYTES) as (servers, disk):
         database = create_database(servers)
-        with psycopg.connect(database.admin_url, autocommit=True) as owner:
-            owner.execute(f"CREATE TABLESPACE small LOCATION '{disk}'".encode())
-            owner.execute("ALTER TABLE messages SET TABLESPACE small")
-            owner.execute("CREATE TABLE filler (bytes bytea STORAGE EXTERNAL) TABLESPACE small")
-            owner.execute(
-                "INSERT INTO filler SELECT convert_to(repeat('x', 1048576), 'UTF8')"
-                " FROM generate_series(1, %s)",
-                [FILLER_MEGABYTES],
-            )
+        as_owner(database, f"CREATE TABLESPACE small LOCATION '{disk}'")
+        as_owner(database, "ALTER TABLE messages SET TABLESPACE small")
+        as_owner(database, "CREATE TABLE filler (bytes bytea STORAGE EXTERNAL) TABLESPACE small")
+        as_owner(
+            database,
+            "INSERT INTO filler SELECT convert_to(repeat('x', 1048576), 'UTF8')"
+            " FROM generate_series(1, %s)",
+            FILLER_MEGABYTES,
+        )
         async with open_log(Secret(database.url), SECRETS, CLOCK) as log:
             for _ in range(MESSAGES):
                 await Run(log).finish("x" * MESSAGE_MEGABYTES * 1024 * 1024)

@@ -17,7 +17,6 @@ from tests.support.log_streams import SECRETS
 from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
-    as_owner,
     assert_right,
     left_behind,
     portraits,
@@ -27,7 +26,7 @@ from tests.support.rebuilds import (
     run,
     some_runs,
 )
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.crash

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 
@@ -28,7 +27,7 @@ from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import environment_of, run_script
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 from tests.support.views import are_caught_up
 from tests.support.waiting import until
 from workers.projector import all_projections, project
@@ -80,11 +79,6 @@ async def violations(database: Database, log: PostgresEventLog, **options: Any) 
     async with open_snapshot(Secret(database.url), name="test") as snapshot:
         audit = LogAudit(snapshot, log.data_keys, Leaks("recoup_sk_"), **options)
         return [one async for one in audit.violations()]
-
-
-def as_owner(database: Database, sql: str, *values: Any) -> None:
-    with psycopg.connect(database.admin_url) as connection:
-        connection.execute(sql.encode(), values)
 
 
 @pytest.mark.usefixtures("runs")

@@ -22,7 +22,7 @@ from runs_domain.storage.identity import SystemClock, new_key_id, new_run_id
 from runs_domain.storage.postgres_log import open_log
 from tests.support.log_streams import SECRETS as LOG_SECRETS
 from tests.support.log_streams import Run
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 from workers.stack.servers import Servers
 
 PREFIX = "recoup_sk_"
@@ -43,11 +43,6 @@ async def credentials(database: Database) -> AsyncIterator[Credentials]:
     await connection.close()
 
 
-def execute(database: Database, sql: str, *values: object) -> None:
-    with psycopg.connect(database.admin_url) as connection:
-        connection.execute(sql.encode(), values)
-
-
 def store_run_key(
     database: Database, account: AccountId, *, ttl: float = 900
 ) -> tuple[RunId, RunKey]:
@@ -56,7 +51,7 @@ def store_run_key(
     key = DerivedKeyIssuer(SECRETS, PREFIX).derive(
         new_key_id(), run_id, secret_version=1, ttl_seconds=900, scopes=("runs:read",)
     )
-    execute(
+    as_owner(
         database,
         "INSERT INTO api_keys (key_id, mac, display_prefix, account_id, run_id, ephemeral, scopes,"
         " secret_version, expires_at)"
@@ -155,7 +150,7 @@ async def test_invariant_5_a_revoked_key_is_refused_at_the_next_request(
     await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
     under_way += [asyncio.create_task(credentials.look_up(raw)) for _ in range(50)]
     await asyncio.to_thread(
-        execute,
+        as_owner,
         database,
         "UPDATE api_keys SET revoked_at = now() WHERE key_id = %s",
         key.row.key_id,
@@ -239,7 +234,7 @@ async def test_a_lease_is_renewed_for_its_own_run_and_only_while_unrevoked(
     assert lifetime(database, key_id) < timedelta(minutes=2)
     assert await credentials.renew(run_id, key_id, ttl_seconds=3600)
     assert lifetime(database, key_id) > timedelta(minutes=58)
-    execute(database, "UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", key_id)
+    as_owner(database, "UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", key_id)
     assert not await credentials.renew(run_id, key_id, ttl_seconds=3600)
 
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -23,7 +22,7 @@ from runs_domain.storage.identity import SystemClock, new_account_id
 from runs_domain.storage.postgres_log import open_log
 from tests.support.bundles import Bundle, bytes_in, export, exported, verified
 from tests.support.log_streams import SECRETS
-from tests.support.servers import Database
+from tests.support.servers import as_owner
 from tests.support.some_history import SomeHistory, append_some, some_history
 from tests.support.waiting import until
 from workers.stack.servers import Servers
@@ -43,11 +42,6 @@ def own(servers: Servers) -> Iterator[SomeHistory]:
     """To break."""
     with some_history(servers) as made:
         yield made
-
-
-def as_owner(database: Database, sql: str, *values: Any) -> None:
-    with psycopg.connect(database.admin_url) as connection:
-        connection.execute(sql.encode(), values)
 
 
 # ------------------------------------------------------------------------------ what it holds

@@ -9,9 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
 from tests.support.bundles import (
@@ -23,7 +21,7 @@ from tests.support.bundles import (
 )
 from tests.support.killed_export import STEPS
 from tests.support.operators import SCRIPTS, environment_of, run_program, run_script
-from tests.support.servers import Database
+from tests.support.servers import as_owner
 from tests.support.some_history import SomeHistory, some_history
 from workers.adapters.sandbox_local.programs import find_programs
 from workers.stack.servers import Servers
@@ -204,8 +202,7 @@ def test_only_the_same_command_goes_on(own: SomeHistory, servers: Servers, tmp_p
     assert cut_short(own, out, "--unsealed").returncode == 1
     before = bytes_in(out)
     with some_history(servers) as other:
-        with psycopg.connect(other.database.admin_url) as connection:
-            connection.execute("INSERT INTO accounts VALUES (%s, 'person', 'x')", (own.account,))
+        as_owner(other.database, "INSERT INTO accounts VALUES (%s, 'person', 'x')", own.account)
         for database, account, more, says in (
             (own.database, own.account, (), "with other arguments (--unsealed): give those"),
             (
@@ -351,8 +348,3 @@ def test_times_that_were_changed_cannot_move_the_ends_of_a_span(
             return
         assert Bundle(tmp_path / str(position)).manifest["window"]["through"] >= 1
     pytest.fail("no change of time was noticed")
-
-
-def as_owner(database: Database, sql: str, *values: Any) -> None:
-    with psycopg.connect(database.admin_url) as connection:
-        connection.execute(sql.encode(), values)

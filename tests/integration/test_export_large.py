@@ -1,17 +1,15 @@
 """Exports and checks of logs that are many times larger than a page: their memory."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from runs_domain.ids import AccountId
 from tests.support.bundles import Bundle
 from tests.support.operators import BARE_PYTHON, SCRIPTS, environment_of, run_bare, run_script
-from tests.support.servers import Database, create_database, drop_database
-from workers.stack.servers import Servers
+from tests.support.servers import Database, as_owner
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -21,13 +19,6 @@ EXPORT_MIB_MAX = 100
 CHECK_MIB_MAX = 60
 GROWTH_MIB_MAX = 12
 """What chance in the allocators may make of nine times as many events."""
-
-
-@pytest.fixture
-def database(servers: Servers) -> Iterator[Database]:
-    fresh = create_database(servers)
-    yield fresh
-    drop_database(servers, fresh)
 
 
 def seeded(database: Database, runs: int, seed: int) -> AccountId:
@@ -45,8 +36,7 @@ def seeded(database: Database, runs: int, seed: int) -> AccountId:
 
 
 def accounts_in(database: Database) -> set[AccountId]:
-    with psycopg.connect(database.admin_url) as connection:
-        found = connection.execute("SELECT DISTINCT account_id FROM run_heads").fetchall()
+    found = as_owner(database, "SELECT DISTINCT account_id FROM run_heads")
     return {account for (account,) in found}
 
 

@@ -27,7 +27,6 @@ from tests.support.log_streams import SECRETS, Run
 from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
-    as_owner,
     assert_right,
     check_here,
     found_here,
@@ -41,7 +40,7 @@ from tests.support.rebuilds import (
     run,
     some_runs,
 )
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 from tests.support.waiting import until
 
 SUPPRESS = "suppress_redundant_updates_trigger()"

@@ -12,19 +12,15 @@ import pytest
 from runs_domain.storage.identity import new_run_id
 from tests.support.operators import run_script
 from tests.support.replayed_runs import Runs, runs_without_views
-from tests.support.servers import create_database, drop_database
 from workers.stack.servers import Servers
 
-DEAD_REDIS = "redis://127.0.0.1:1/0"
 CONTROLS = {*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066} - {0x0A}
 
 
 @pytest.fixture(scope="module")
 def runs(servers: Servers) -> Iterator[Runs]:
-    database = create_database(servers)
-    with runs_without_views(database, redis_url=DEAD_REDIS) as made:
+    with runs_without_views(servers) as made:
         yield made
-    drop_database(servers, database)
 
 
 @pytest.fixture

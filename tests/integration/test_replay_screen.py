@@ -12,21 +12,17 @@ import pytest
 
 from scripts.replaying.terminal import keys_in, raw_keys
 from tests.support.replayed_runs import Runs, runs_without_views
-from tests.support.servers import create_database, drop_database
 from tests.support.terminals import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal, terminal
 from tests.support.waiting import until_sync
 from workers.stack.servers import Servers
 
-DEAD_REDIS = "redis://127.0.0.1:1/0"
 UP, DOWN, PAGE_DOWN, HOME, END = "\x1b[A", "\x1b[B", "\x1b[6~", "\x1b[H", "\x1b[F"
 
 
 @pytest.fixture(scope="module")
 def runs(servers: Servers) -> Iterator[Runs]:
-    database = create_database(servers)
-    with runs_without_views(database, redis_url=DEAD_REDIS) as made:
+    with runs_without_views(servers) as made:
         yield made
-    drop_database(servers, database)
 
 
 def opened(runs: Runs, name: str, **size: int) -> AbstractContextManager[Terminal]:

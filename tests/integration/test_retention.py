@@ -10,7 +10,7 @@ from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from tests.domain.test_retention_listed import listed
 from tests.support.redis_twins import RUN, pubsub_of
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 from tests.support.waiting import until
 
 ONE, TWO = Attempt(1), Attempt(2)
@@ -18,11 +18,11 @@ KEYS = (names.chunk_state(RUN), names.chunk_frames(RUN))
 
 
 def test_every_table_is_listed_once_with_how_long_it_is_kept(database: Database) -> None:
-    with psycopg.connect(database.admin_url) as owner:
-        rows = owner.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname NOT IN"
-            " ('pg_catalog', 'information_schema')"
-        ).fetchall()
+    rows = as_owner(
+        database,
+        "SELECT tablename FROM pg_tables WHERE schemaname NOT IN"
+        " ('pg_catalog', 'information_schema')",
+    )
     assert sorted(listed("PostgreSQL")) == sorted(name for (name,) in rows)
 
 

@@ -5,11 +5,11 @@ import base64
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 
-import psycopg
 import pytest
 from typing_extensions import override
 
@@ -27,7 +27,7 @@ from runs_domain.storage.postgres_log import open_log
 from runs_domain.storage.sealing import DataKey, DataKeys
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import environment_of, run_script, started_script
-from tests.support.servers import Database, Servers, create_database, drop_database
+from tests.support.servers import Database, Servers, as_owner, create_database, drop_database
 from tests.support.views import are_caught_up
 from tests.support.waiting import until, until_sync
 from workers.projector import all_projections, project
@@ -45,11 +45,7 @@ def seed(database: Database, *options: str) -> "subprocess.CompletedProcess[str]
 
 
 def query_of(database: Database) -> Query:
-    def query(sql: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(database.admin_url) as connection:
-            return connection.execute(sql.encode()).fetchall()
-
-    return query
+    return partial(as_owner, database)
 
 
 @pytest.fixture(scope="module")

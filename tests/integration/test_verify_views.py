@@ -16,7 +16,6 @@ from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
     VERIFY,
-    as_owner,
     assert_right,
     check_here,
     found_here,
@@ -26,7 +25,7 @@ from tests.support.rebuilds import (
     run,
     some_runs,
 )
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 
 CANARY = "canary-of-the-tests"
 

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from redis import Redis
 
 from runs_domain.ids import AccountId, RunId, sandbox_name
@@ -22,7 +21,7 @@ from tests.support.builders import user_message
 from tests.support.eraser import NEVER, erase
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import environment_of
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 
 CANARY = "canary-3f1d9c among the words"
 NAME = "canary-3f1d9c of a person"
@@ -55,10 +54,7 @@ class Place:
         return {**receipt, "said": done.stderr}
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """As the owner."""
-        with psycopg.connect(self.database.admin_url, autocommit=True) as owner:
-            cursor = owner.execute(sql.encode(), values or None)
-            return list(cursor.fetchall()) if cursor.description else []
+        return as_owner(self.database, sql, *values)
 
     def chunk_keys(self) -> set[str]:
         with Redis.from_url(self.redis_url, socket_timeout=5.0) as client:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
-import psycopg
 import pytest
 
 from runs_domain import commands as c
@@ -26,7 +25,7 @@ from runs_domain.storage.views import all_views
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import environment_of, run_script, started_script
-from tests.support.servers import Database
+from tests.support.servers import Database, as_owner
 from tests.support.views import are_caught_up
 from tests.support.waiting import until
 from workers.projector import all_projections, project
@@ -58,13 +57,6 @@ def rebuilt(database: Database, *arguments: str) -> dict[str, Any]:
     assert code == 0, err
     said: dict[str, Any] = json.loads(out.splitlines()[-1])
     return said
-
-
-def as_owner(database: Database, sql: str, *values: Any) -> Any:
-    """The rows, if there are some."""
-    with psycopg.connect(database.admin_url) as connection:
-        cursor = connection.execute(sql.encode(), values or None)
-        return cursor.fetchall() if cursor.description else None
 
 
 class Quiet:

@@ -1,29 +1,27 @@
 """Runs of all sorts in a database that has lost everything but its log and its data keys."""
 
 import asyncio
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
-import psycopg
 
 from runs_api.deps import DEPS
 from runs_domain import commands as c
 from runs_domain import events as e
 from runs_domain.ids import Attempt, RunId
-from runs_domain.keys import ServerSecrets
 from runs_domain.settings import Secret
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from tests.support import builders as b
 from tests.support.api import ME, MEMBER, MEMBERS, MINE, OTHER, THEIRS, Api
-from tests.support.log_streams import Run
-from tests.support.servers import Database
+from tests.support.log_streams import SECRETS, Run
+from tests.support.operators import environment_of
+from tests.support.servers import Database, as_owner, create_database, drop_database
+from workers.stack.servers import Servers
 
-SERVER_SECRET: Final = "a server secret of the tests, 32 bytes or more"  # noqa: S105
 HOSTILE: Final = "\x1b]0;owned\x07 \x1b[2J\x9b31m tab\there \u202e gnp.exe \u2066 end"
 USAGE: Final = e.Usage(input_tokens=30, cached_input_tokens=10, output_tokens=4)
 GONE: Final = ("runs", "messages", "credits", "sandboxes", "checkpoints")
@@ -40,22 +38,17 @@ class Runs:
 
 
 @contextmanager
-def runs_without_views(database: Database, *, redis_url: str) -> Iterator[Runs]:
-    runs = Runs(
-        {
-            "PATH": os.environ["PATH"],
-            "RUNLEDGER_DATABASE_URL": database.url,
-            "RUNLEDGER_REDIS_URL": redis_url,
-            "RUNLEDGER_SECRET": SERVER_SECRET,
-        }
-    )
+def runs_without_views(servers: Servers) -> Iterator[Runs]:
+    """In a database of their own, dropped at the end."""
+    database = create_database(servers)
+    runs = Runs(environment_of(database))
     asyncio.run(_fill(runs, database))
     yield runs
+    drop_database(servers, database)
 
 
 async def _fill(runs: Runs, database: Database) -> None:
-    secrets = ServerSecrets({1: Secret(SERVER_SECRET)}, current=1)
-    async with open_log(Secret(database.url), secrets, SystemClock()) as log:
+    async with open_log(Secret(database.url), SECRETS, SystemClock()) as log:
         made = {
             "completed": await _completed(log),
             "under way": await _under_way(log),
@@ -69,9 +62,8 @@ async def _fill(runs: Runs, database: Database) -> None:
         runs.ids |= {name: run.run_id for name, run in made.items()}
         _damage(database, runs.ids)
         await _ask(runs, log)
-    with psycopg.connect(database.admin_url) as admin:
-        admin.execute(f"DROP TABLE IF EXISTS {', '.join(GONE)} CASCADE")  # type: ignore[arg-type]
-        admin.execute("TRUNCATE run_heads")
+    as_owner(database, f"DROP TABLE IF EXISTS {', '.join(GONE)} CASCADE")
+    as_owner(database, "TRUNCATE run_heads")
 
 
 async def _completed(log: PostgresEventLog, run: Run | None = None) -> Run:
@@ -117,33 +109,34 @@ async def _hostile(log: PostgresEventLog) -> Run:
 
 async def _erased(log: PostgresEventLog, database: Database) -> Run:
     run = await _completed(log, Run(log, account_id=OTHER))
-    with psycopg.connect(database.admin_url) as admin:
-        admin.execute(
-            "UPDATE account_data_keys SET wrapped = NULL, destroyed_at = now()"
-            " WHERE account_id = %s",
-            [OTHER],
-        )
+    as_owner(
+        database,
+        "UPDATE account_data_keys SET wrapped = NULL, destroyed_at = now() WHERE account_id = %s",
+        OTHER,
+    )
     log.data_keys.forget(OTHER)
     return run
 
 
 def _damage(database: Database, ids: Mapping[str, RunId]) -> None:
-    with psycopg.connect(database.admin_url) as admin:
-        admin.execute(
-            "UPDATE stored_events SET topic = 'run.paused.v3',"
-            " state = convert_to(replace(convert_from(state, 'UTF8'), topic, 'run.paused.v3'),"
-            " 'UTF8') WHERE originator_id = %s AND originator_version = 6",
-            [ids["newer"]],
-        )
-        admin.execute(
-            "UPDATE stored_events SET state = overlay(state PLACING 'X' FROM 1)"
-            " WHERE originator_id = %s AND originator_version = 5",
-            [ids["changed"]],
-        )
-        admin.execute(
-            "DELETE FROM stored_events WHERE originator_id = %s AND originator_version = 1",
-            [ids["beheaded"]],
-        )
+    as_owner(
+        database,
+        "UPDATE stored_events SET topic = 'run.paused.v3',"
+        " state = convert_to(replace(convert_from(state, 'UTF8'), topic, 'run.paused.v3'),"
+        " 'UTF8') WHERE originator_id = %s AND originator_version = 6",
+        ids["newer"],
+    )
+    as_owner(
+        database,
+        "UPDATE stored_events SET state = overlay(state PLACING 'X' FROM 1)"
+        " WHERE originator_id = %s AND originator_version = 5",
+        ids["changed"],
+    )
+    as_owner(
+        database,
+        "DELETE FROM stored_events WHERE originator_id = %s AND originator_version = 1",
+        ids["beheaded"],
+    )
 
 
 async def _ask(runs: Runs, log: PostgresEventLog) -> None:

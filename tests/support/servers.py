@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -67,6 +68,13 @@ def create_database(servers: Servers) -> Database:
 def drop_database(servers: Servers, database: Database) -> None:
     """Also while connections are open."""
     execute(servers, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database.name)))
+
+
+def as_owner(database: Database, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """One statement, committed when it is done; its rows, if it gives some."""
+    with psycopg.connect(database.admin_url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode(), values or None)
+        return cursor.fetchall() if cursor.description else []
 
 
 def execute(servers: Servers, statement: sql.Composed) -> None:

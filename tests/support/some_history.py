@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-import psycopg
-
 from runs_domain import commands as c
 from runs_domain.ids import AccountId, Attempt, RunId
 from runs_domain.settings import Secret
@@ -15,7 +13,7 @@ from runs_domain.storage.identity import SystemClock, new_account_id
 from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
-from tests.support.servers import Database, create_database, drop_database
+from tests.support.servers import Database, as_owner, create_database, drop_database
 from workers.stack.servers import Servers
 
 FIRST = Attempt(1)
@@ -36,21 +34,21 @@ class SomeHistory:
 
     def rows(self) -> list[tuple[RunId, int, int, bytes]]:
         """Run, version, position, stored bytes; in the log's order."""
-        with psycopg.connect(self.database.admin_url) as connection:
-            return connection.execute(
-                "SELECT originator_id, originator_version, notification_id, state"
-                " FROM stored_events JOIN run_heads ON run_id = originator_id"
-                " WHERE account_id = %s ORDER BY notification_id",
-                (self.account,),
-            ).fetchall()
+        return as_owner(
+            self.database,
+            "SELECT originator_id, originator_version, notification_id, state"
+            " FROM stored_events JOIN run_heads ON run_id = originator_id"
+            " WHERE account_id = %s ORDER BY notification_id",
+            self.account,
+        )
 
     def times(self) -> list[datetime]:
         """When events were committed, each time once, rising."""
-        with psycopg.connect(self.database.admin_url) as connection:
-            found = connection.execute(
-                "SELECT DISTINCT (convert_from(state, 'UTF8')::jsonb ->> 'at')::timestamptz"
-                " FROM stored_events ORDER BY 1"
-            ).fetchall()
+        found = as_owner(
+            self.database,
+            "SELECT DISTINCT (convert_from(state, 'UTF8')::jsonb ->> 'at')::timestamptz"
+            " FROM stored_events ORDER BY 1",
+        )
         return [at for (at,) in found]
 
 
