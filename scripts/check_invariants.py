@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from operating.counted import many
 from operating.log_search import LogSearch
 
 from runs_domain.audit import LEAKS, Violation
@@ -177,19 +178,14 @@ def _look_at_logs(place: Path | None, logs: LogSearch, tally: Tally) -> None:
 
 
 def _print(tally: Tally, seen: dict[str, int]) -> None:
-    logs = f", {_many(seen['logFiles'], 'log file')} searched" if "logFiles" in seen else ""
-    print(f"{_many(seen['runs'], 'run')}, {_many(seen['events'], 'event')}{logs}")
+    logs = f", {many(seen['logFiles'], 'log file')} searched" if "logFiles" in seen else ""
+    print(f"{many(seen['runs'], 'run')}, {many(seen['events'], 'event')}{logs}")
     for rule, sentence in SAYS.items():
         count = tally.counts[rule]
-        print(f"{rule:>5}  {_many(count, 'VIOLATION') if count else 'ok':<14}  {sentence}")
+        print(f"{rule:>5}  {many(count, 'VIOLATION') if count else 'ok':<14}  {sentence}")
         for violation in tally.first[rule]:
             whose = "" if violation.run_id is None else f"run {violation.run_id}: "
             print(f"{'':7}{whose}{violation.sentence}")
-
-
-def _many(count: int, what: str) -> str:
-    plural = "" if count == 1 else "S" if what.isupper() else "s"
-    return f"{count} {what}{plural}"
 
 
 def _print_json(tally: Tally, seen: dict[str, int]) -> None:

@@ -28,6 +28,7 @@ from exporting.files import CannotExport
 from exporting.place import Place
 from exporting.state import Manifest, written
 from exporting.writer import BundleWriter
+from operating.counted import many
 
 from runs_domain.settings import Settings, load
 from runs_domain.storage.connection import ReconnectingConnection
@@ -124,11 +125,11 @@ def _tell(options: argparse.Namespace, manifest: Manifest) -> None:
         facts = json.loads(written(manifest))
         print(json.dumps({"out": str(options.out), "manifestSha256": digest, **facts}))
     else:
-        print(f"{options.out}: {counts.runs} runs, {counts.events} events")
+        print(f"{options.out}: {many(counts.runs, 'run')}, {many(counts.events, 'event')}")
         print(f"account:  {manifest.account}")
         print(f"span:     {window.since or 'the beginning'} to {window.until}")
         print(f"          {counts.begun_before} runs begin before it")
-        print(f"erased:   {counts.erased} runs")
+        print(f"erased:   {many(counts.erased, 'run')}")
         print(f"manifest: SHA-256 {digest}")
     for sentence in _warnings(manifest):
         print(f"export_history: {sentence}", file=sys.stderr)

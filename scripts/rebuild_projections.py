@@ -29,6 +29,8 @@ import asyncio
 import json
 from typing import Final
 
+import msgspec
+from operating.counted import many
 from operating.view_arguments import add_view_arguments, views_of, whole
 from operating.view_findings import print_findings
 from operating.work_progress import shown
@@ -36,7 +38,7 @@ from operating.work_progress import shown
 from runs_domain.ids import Position
 from runs_domain.keys import secrets_of
 from runs_domain.settings import Settings
-from runs_domain.storage.long_work import DiskFull
+from runs_domain.storage.long_work import DiskFull, NotAllowed
 from runs_domain.storage.rebuild import Asked, Rebuilt, rebuild
 from runs_domain.storage.rebuild_load import NAME
 from runs_domain.storage.rebuild_state import State, describe, discard, state
@@ -112,6 +114,8 @@ async def _run(settings: Settings, views: tuple[str, ...], options: argparse.Nam
             rebuilt = await rebuild(url, secrets_of(settings), asked, show)
         except DiskFull as error:
             raise DiskFull(f"{error}; {FULL}") from error
+        except NotAllowed as error:
+            raise NotAllowed(f"{error}: {ADMIN_URL} is to be that of the tables' owner") from error
     _print_json(rebuilt) if options.json else _print(rebuilt)
     return 0
 
@@ -157,27 +161,21 @@ def _print(rebuilt: Rebuilt) -> None:
             f"{view}: rebuilt up to position {rebuilt.positions[view]},"
             f" swapped in {rebuilt.swap_ms[view]:g} ms"
         )
-    pace = rebuilt.events / rebuilt.seconds if rebuilt.seconds else 0
-    print(f"{rebuilt.events:,} events in {rebuilt.seconds:.1f} s, {pace:,.0f} events/s")
+    pace = f"{_pace(rebuilt):,} events/s"
+    print(f"{many(rebuilt.events, 'event')} in {rebuilt.seconds:.1f} s, {pace}")
 
 
 def _print_json(rebuilt: Rebuilt) -> None:
-    print(
-        json.dumps(
-            {
-                "views": list(rebuilt.views),
-                "events": rebuilt.events,
-                "seconds": round(rebuilt.seconds, 3),
-                "events_per_second": round(rebuilt.events / rebuilt.seconds),
-                "load_seconds": round(rebuilt.load_seconds, 3),
-                "swap_ms": max(rebuilt.swap_ms.values(), default=0.0),
-                "swaps_ms": dict(rebuilt.swap_ms),
-                "positions": dict(rebuilt.positions),
-                "pinned_position": rebuilt.pinned_position,
-                "resumed": rebuilt.resumed,
-            }
-        )
-    )
+    shape = msgspec.to_builtins(rebuilt)
+    shape["seconds"] = round(rebuilt.seconds, 3)
+    shape["loadSeconds"] = round(rebuilt.load_seconds, 3)
+    shape["eventsPerSecond"] = _pace(rebuilt)
+    print(json.dumps(shape))
+
+
+def _pace(rebuilt: Rebuilt) -> int:
+    """In events a second."""
+    return round(rebuilt.events / rebuilt.seconds) if rebuilt.seconds else 0
 
 
 if __name__ == "__main__":

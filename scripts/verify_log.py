@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import NoReturn
 from uuid import UUID
 
+from operating.counted import many
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -163,13 +164,13 @@ def _bar(events: int | None) -> Iterator[Callable[[int], None]]:
 def _print(tally: Tally) -> None:
     rate = tally.events / max(tally.seconds, 1e-9)
     print(
-        f"{_many(tally.runs, 'run')}, {_many(tally.events, 'event')}"
+        f"{many(tally.runs, 'run')}, {many(tally.events, 'event')}"
         f" in {tally.seconds:.1f} s: {rate:,.0f} a second"
     )
     if not tally.keeps_places_apart:
         print("note: no index of the database keeps positions apart; each was looked at")
     if tally.misplaced_count:
-        print(f"{_many(tally.misplaced_count, 'event')} out of place:")
+        print(f"{many(tally.misplaced_count, 'event')} out of place:")
         for place, sentence in sorted(tally.misplaced):
             print(f"  position {place}: {sentence}")
         _more(tally.misplaced_count - len(tally.misplaced), "event")
@@ -180,10 +181,10 @@ def _print(tally: Tally) -> None:
         print("ok: every history is as it was written, as far as chains and heads can tell")
 
 
-def _list(faults: list[Fault], count: int, one: str, many: str) -> None:
+def _list(faults: list[Fault], count: int, one: str, more: str) -> None:
     if not count:
         return
-    print(f"{_many(count, 'run')} {'is ' + one if count == 1 else 'are ' + many}:")
+    print(f"{many(count, 'run')} {'is ' + one if count == 1 else 'are ' + more}:")
     for fault in sorted(faults, key=lambda fault: (fault.run_id, fault.version)):
         at = "" if fault.position is None else f", position {fault.position}"
         print(f"  run {fault.run_id}, version {fault.version}{at}: {fault.kind}: {fault.sentence}")
@@ -192,11 +193,7 @@ def _list(faults: list[Fault], count: int, one: str, many: str) -> None:
 
 def _more(count: int, what: str) -> None:
     if count:
-        print(f"  and {_many(count, what)} more")
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+        print(f"  and {many(count, what)} more")
 
 
 def _print_json(tally: Tally) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from operating.counted import many
 
 from runs_domain.storage.erasure import Heads, Record
 
@@ -83,7 +84,7 @@ def as_text(receipt: Receipt) -> str:
     if receipt.before is not None:
         before = receipt.before
         lines += [
-            f"stays:         {before.runs} runs, {before.events} events",
+            f"stays:         {many(before.runs, 'run')}, {many(before.events, 'event')}",
             f"sealed:        {before.sealed_events} of the events had content: nobody can open it",
             f"history:       {_history(receipt)}",
             f"heads before:  {before.digest} at position {before.position}",

@@ -10,6 +10,7 @@ from typing import Final
 
 from erasing.files import clear_exports, clear_sandboxes
 from erasing.receipt import Receipt
+from operating.counted import many
 from redis.exceptions import RedisError
 
 from runs_domain.commands import RequestCancel
@@ -106,8 +107,8 @@ class Erasing:
         live = await self._ended_within(self._wait_seconds)
         if live and not self._force:
             sentence = (
-                f"{_many(live)} did not end, so the data key was not destroyed: {_named(live)}."
-                " Run it again later, or --force it"
+                f"{many(len(live), 'live run')} did not end, so the data key was not destroyed:"
+                f" {_named(live)}. Run it again later, or --force it"
             )
             self._left["runs"] = [sentence]
             raise StillLiveError(sentence)
@@ -116,7 +117,9 @@ class Erasing:
         """Those of requests that were on their way in when the door was shut."""
         live = await self._ended_within(self._wait_seconds)
         sentence = "may stream content to Redis until they end: run this again when they have"
-        self._left["runs"] = [f"{_many(live)} {sentence}: {_named(live)}"] if live else []
+        self._left["runs"] = (
+            [f"{many(len(live), 'live run')} {sentence}: {_named(live)}"] if live else []
+        )
 
     async def _ended_within(self, seconds: float) -> tuple[OpenRun, ...]:
         """Those that are live all the same. Ended ones get their time to release sandboxes."""
@@ -130,7 +133,7 @@ class Erasing:
             if not runs or self._clock.monotonic_seconds() >= deadline:
                 return tuple(run for run in runs if run.live)
             if not told:
-                self._say(f"waiting for {len(runs)} runs to end, {seconds:g} s at most")
+                self._say(f"waiting for {many(len(runs), 'run')} to end, {seconds:g} s at most")
                 told = True
             await self._clock.sleep(LOOK_SECONDS)
 
@@ -291,10 +294,6 @@ STEPS: Final[tuple[Callable[[Erasing], Awaitable[None]], ...]] = (
     Erasing.write_redis_anew,
     Erasing.finish,
 )
-
-
-def _many(runs: tuple[OpenRun, ...]) -> str:
-    return f"{len(runs)} live run{'' if len(runs) == 1 else 's'}"
 
 
 def _named(runs: tuple[OpenRun, ...]) -> str:

@@ -1,6 +1,7 @@
 """What a check of views has found, for people and as JSON."""
 
 import msgspec
+from operating.counted import many
 
 from runs_domain.storage.view_check import Checked, Found
 from runs_domain.storage.view_compare import CONTENT, Difference
@@ -21,7 +22,7 @@ def print_findings(found: Found, *, as_json: bool, would: bool) -> int:
 
 
 def _print(found: Found, *, would: bool) -> None:
-    print(f"{found.events:,} events of {found.runs:,} runs")
+    print(f"{many(found.events, 'event')} of {many(found.runs, 'run')}")
     for view in found.views:
         _print_view(view, would=would)
     for sentence in found.faults:
@@ -65,8 +66,7 @@ def _print_difference(one: Difference) -> None:
 
 def _json(found: Found) -> str:
     views = [
-        msgspec.structs.asdict(view)
-        | {"beyond_the_end": view.is_beyond_the_end, "right": view.is_right}
+        msgspec.to_builtins(view) | {"beyondTheEnd": view.is_beyond_the_end, "right": view.is_right}
         for view in found.views
     ]
     whole = {
@@ -75,6 +75,6 @@ def _json(found: Found) -> str:
         "runs": found.runs,
         "views": views,
         "faults": found.faults,
-        "faults_count": found.faults_count,
+        "faultsCount": found.faults_count,
     }
     return msgspec.json.encode(whole).decode()

@@ -26,7 +26,7 @@ from tests.support.operators import run_script
 from tests.support.servers import create_database, drop_database
 from tests.support.tampering import Log
 from tests.support.terminals import terminal
-from tests.support.waiting import until_sync
+from tests.support.waiting import until, until_sync
 from workers.stack.servers import Servers
 
 Verify = Callable[..., tuple[int, str, str]]
@@ -406,6 +406,28 @@ async def test_a_database_that_falls_silent_ends_the_check(
             with pytest.raises(StoreUnavailable, match="no answer within 4 s"):
                 list(notes(url, "test", plan, 2))
     assert multiprocessing.active_children() == []
+
+
+async def test_a_session_that_is_cut_is_told_once_and_by_the_parent(
+    log: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    waiting = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name = 'cut' AND wait_event_type = 'Lock'"
+    )
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'"
+    async with open_snapshot(Secret(log.database.url), name="test") as snapshot:
+        plan = await history_parts.all_runs(snapshot, 2)
+        with psycopg.connect(log.database.admin_url) as holder:
+            holder.execute("LOCK TABLE run_heads IN ACCESS EXCLUSIVE MODE")
+            checking = asyncio.create_task(
+                asyncio.to_thread(list, notes(Secret(log.database.url), "cut", plan, 1))
+            )
+            await until(lambda: log.as_owner(waiting))
+            log.as_owner(cut)
+            with pytest.raises(StoreUnavailable):
+                await checking
+    assert capfd.readouterr().err == ""
 
 
 async def test_a_moment_that_is_gone_is_told(log: Log) -> None:

@@ -16,6 +16,7 @@ from tests.support.rebuilds import (
     CLOCK,
     REBUILD,
     VERIFY,
+    VIEWS,
     assert_right,
     check_here,
     found_here,
@@ -144,6 +145,22 @@ async def test_a_run_that_cannot_be_read_is_told_and_the_others_are_looked_at(
     assert f"view runs cannot take event 3 of run {runs[3].run_id} at" in " ".join(found.faults)
 
 
+@pytest.mark.parametrize("place", [0, 3, 5])
+async def test_rows_of_a_run_whose_content_cannot_be_opened_are_left_out_wherever_it_stands(
+    database: Database, runs: list[Run], place: int
+) -> None:
+    spoil = (
+        "UPDATE stored_events SET state = convert_to(regexp_replace(convert_from(state, 'UTF8'),"
+        """ '"sealed":"....', '"sealed":"AAAA'), 'UTF8')"""
+        " WHERE originator_id = %s AND originator_version = 1"
+    )
+    as_owner(database, spoil, runs[place].run_id)
+    found = await found_here(database)
+    assert found.faults_count == 1
+    assert str(runs[place].run_id) in found.faults[0]
+    assert {view.name: view.counts.differing for view in found.views} == dict.fromkeys(VIEWS, 0)
+
+
 @pytest.mark.usefixtures("runs")
 async def test_a_projector_that_is_behind_breaks_nothing_and_the_rest_is_tried_too(
     database: Database, log: PostgresEventLog
@@ -221,7 +238,7 @@ async def test_a_view_that_stands_still_or_is_beyond_the_log_is_told(database: D
     said: dict[str, Any] = json.loads(answer)
     assert (code, said["ok"]) == (1, True)
     assert [view["name"] for view in said["views"]] == ["runs", "sandboxes"]
-    assert said["views"][0]["stopped_position"] == 7
+    assert said["views"][0]["stoppedPosition"] == 7
 
 
 def test_a_check_that_could_not_look_says_so(database: Database) -> None:

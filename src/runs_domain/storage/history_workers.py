@@ -4,6 +4,7 @@ The parent holds that moment (`history_parts`) and gives each process a part of 
 what it finds comes back as notes. A process that is done early takes more of the parts.
 """
 
+import logging
 import multiprocessing
 import signal
 import time
@@ -92,6 +93,8 @@ def _said(pipe: _Ends) -> Note | None:
 def _work(url: str, name: str, moment: str, pipe: _Ends) -> None:
     """Says the notes of each part, then None; or StoreUnavailable, and that is the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    # A session that is lost is told once, by the parent: psycopg would warn of its rollback too.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     try:
         with _connect(url, name, moment) as log, _connect(url, name, moment) as heads:
             for part in iter(pipe.recv, None):

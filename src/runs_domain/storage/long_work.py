@@ -74,6 +74,13 @@ class DiskFull(ServerFailed):
     pass
 
 
+class NotAllowed(ServerFailed):
+    pass
+
+
+_KINDS: Final = {"53100": DiskFull, "42501": NotAllowed}
+
+
 def connect(url: Secret, *, name: str, parameters: dict[str, str]) -> SyncConnection:
     """In autocommit. Raises StoreUnavailable."""
     try:
@@ -96,7 +103,7 @@ def told(error: psycopg.Error, doing: str, name: str) -> RunledgerError:
     """What to raise for the server's error: its own sentence may quote values."""
     state = error.sqlstate or ""
     if state in _SAYS:
-        kind = DiskFull if state == "53100" else ServerFailed
+        kind = _KINDS.get(state, ServerFailed)
         return kind(f"PostgreSQL failed while {doing}: {_SAYS[state]}")
     if isinstance(error, psycopg.OperationalError):
         return unavailable(name, error)

@@ -55,7 +55,7 @@ class Asked(msgspec.Struct, frozen=True):
     restart: bool = False
 
 
-class Rebuilt(msgspec.Struct, frozen=True):
+class Rebuilt(msgspec.Struct, frozen=True, rename="camel"):
     """What a rebuild came to; `events` were folded by this process, `swap_ms` by view."""
 
     views: tuple[str, ...]

@@ -48,7 +48,7 @@ class CheckJob(msgspec.Struct, frozen=True):
     """Only runs with an event after it."""
 
 
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
+class Checked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One view."""
 
     name: str

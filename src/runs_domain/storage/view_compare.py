@@ -117,13 +117,14 @@ class _Comparison:
         )
         self._moment = moment
         self._told = {view.name: 0 for view in self._views}
+        self._left_out: set[RunId] = set()
+        """Unreadable runs whose rows were not passed yet: a batch may end before its last one."""
         self._begin()
 
     def _begin(self) -> None:
         self._counts = {view.name: Counts() for view in self._views}
         self._differences: dict[str, list[Difference]] = {view.name: [] for view in self._views}
         self._faults: list[str] = []
-        self._left_out: set[RunId] = set()
 
     def of_range(self, some: Range) -> Iterator[Compared]:
         first = some.first
@@ -148,6 +149,7 @@ class _Comparison:
             faults=self._faults[: self._job.limit],
             faults_count=len(self._faults),
         )
+        self._left_out = {run_id for run_id in self._left_out if run_id > last}
         self._begin()
         return compared
 
