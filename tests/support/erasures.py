@@ -25,6 +25,8 @@ from tests.support.servers import Database, as_owner
 
 CANARY = "canary-3f1d9c among the words"
 NAME = "canary-3f1d9c of a person"
+DESTROYED = 4
+"""The step of an erasure that destroys the key."""
 
 
 class Place:
@@ -55,6 +57,17 @@ class Place:
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         return as_owner(self.database, sql, *values)
+
+    def has_key(self) -> bool:
+        """Whether the account's content can be read."""
+        sql = "SELECT 1 FROM account_data_keys WHERE account_id = %s AND wrapped IS NOT NULL"
+        return bool(self.query(sql, self.account))
+
+    def aged(self) -> "Place":
+        """The key was destroyed long ago: nobody has it in a cache, so nobody is waited for."""
+        sql = "UPDATE account_data_keys SET destroyed_at = now() - interval '1 hour'"
+        self.query(sql + " WHERE account_id = %s", self.account)
+        return self
 
     def chunk_keys(self) -> set[str]:
         with Redis.from_url(self.redis_url, socket_timeout=5.0) as client:
