@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from runs_domain.settings import Secret
+from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.identity import SystemClock
+from runs_domain.storage.postgres_log import PostgresEventLog, open_log
 from runs_domain.storage.redis_client import PipelinedRedis
+from tests.support.log_streams import SECRETS
 from tests.support.redis_twins import own_valkey
 from tests.support.servers import (
     Database,
@@ -44,6 +49,21 @@ def database(servers: Servers) -> Iterator[Database]:
     fresh = create_database(servers)
     yield fresh
     drop_database(servers, fresh)
+
+
+@pytest.fixture
+async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
+    """The log in `database`, as API and worker have it."""
+    async with open_log(Secret(database.url), SECRETS, SystemClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def reader(database: Database) -> AsyncIterator[ReconnectingConnection]:
+    """As the service's role."""
+    connection = ReconnectingConnection(Secret(database.url), name="reader")
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

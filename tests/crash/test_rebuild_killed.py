@@ -4,18 +4,15 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from runs_domain.settings import Secret
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
-from tests.support.log_streams import SECRETS
+from runs_domain.storage.postgres_log import PostgresEventLog
 from tests.support.rebuilds import (
-    CLOCK,
     REBUILD,
     assert_right,
     left_behind,
@@ -40,12 +37,6 @@ SESSIONS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'runledger rebuild'
 """
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
-        yield opened
 
 
 @contextmanager

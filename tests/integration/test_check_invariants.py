@@ -4,7 +4,7 @@ import asyncio
 import bz2
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from runs_domain.storage import audit_log, redis_names
 from runs_domain.storage.audit_log import LogAudit
 from runs_domain.storage.connection import ReconnectingConnection
 from runs_domain.storage.identity import SystemClock, new_run_id
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
-from tests.support.log_streams import SECRETS, Run
+from tests.support.log_streams import Run
 from tests.support.operators import environment_of, run_script
 from tests.support.servers import Database, as_owner
 from tests.support.views import are_caught_up
@@ -34,12 +34,6 @@ from workers.projector import all_projections, project
 
 CLOCK = SystemClock()
 CANARY = "canary-of-the-tests äö"
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from runs_domain.errors import StoreUnavailable
 from runs_domain.ids import Position
 from runs_domain.settings import Secret
 from runs_domain.storage import log_window
-from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.log_window import LogWindow
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
-from tests.support.log_streams import SECRETS, Run
+from runs_domain.storage.postgres_log import PostgresEventLog
+from tests.support.log_streams import Run
 from tests.support.servers import Database
 from tests.support.waiting import until
 
@@ -23,12 +22,6 @@ BEGIN = Position(0)
 ALL = 10_000
 PACES = ((1,), (ALL,), (5,), (1, 9, 2, 4), (7, 3))
 """Sizes of the batches that readers ask for, again and again."""
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, SystemClock()) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,19 +2,16 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
 from runs_domain.ids import RunId
-from runs_domain.settings import Secret
 from runs_domain.storage import lean_reads
 from runs_domain.storage.connection import Connection
-from runs_domain.storage.identity import SystemClock
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
-from tests.support.log_streams import SECRETS
+from runs_domain.storage.postgres_log import PostgresEventLog
 from tests.support.servers import Database
 from workers.reconciler import PAGE_HEADS_MAX, RESEND_GRACE_SECONDS
 
@@ -56,12 +53,6 @@ def admin(database: Database) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(database.admin_url, autocommit=True) as connection:
         connection.execute("ALTER TABLE run_heads SET (autovacuum_enabled = false)")
         yield connection
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, SystemClock()) as opened:
-        yield opened
 
 
 def load(admin: psycopg.Connection[Any], count: int, *, after: int, is_open: bool) -> None:

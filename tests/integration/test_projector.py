@@ -1,8 +1,7 @@
 """The projector on a real log: exactly once, whoever dies and however many there are."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import psycopg
 import pytest
@@ -30,26 +29,22 @@ from runs_domain.storage.view import Keys, View
 from runs_domain.storage.views import all_views, named
 from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
+from tests.support.rebuilds import some_runs
 from tests.support.servers import Database
-from tests.support.views import Place, are_caught_up, folded, rows_folded, rows_held, shown
+from tests.support.views import (
+    Place,
+    are_caught_up,
+    folded,
+    projecting,
+    rows_folded,
+    rows_held,
+    shown,
+)
 from tests.support.waiting import until
-from workers.projector import all_projections, project
+from workers.projector import all_projections
 from workers.stack.servers import Servers
 
 CLOCK = SystemClock()
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def reader(database: Database) -> AsyncIterator[ReconnectingConnection]:
-    connection = ReconnectingConnection(Secret(database.url), name="reader")
-    yield connection
-    await connection.close()
 
 
 def projections(database: Database, log: PostgresEventLog) -> tuple[Projection, ...]:
@@ -66,38 +61,8 @@ async def checkpoint_of(name: str, reader: ReconnectingConnection) -> Checkpoint
     return one
 
 
-@asynccontextmanager
-async def projecting(some: Sequence[Projection]) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(project(some, CLOCK, CLOCK.sleep))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
 def place_of(run: Run) -> Place:
     return run.run_id, run.account_id, run.chat_id
-
-
-async def some_runs(log: PostgresEventLog, count: int) -> list[Run]:
-    """Finished ones, tools and all, written all at once so that their events lie mixed."""
-    runs = [Run(log) for _ in range(count)]
-
-    async def one(number: int, run: Run) -> None:
-        if number % 3 == 0:
-            await run.start()
-            await run.do(builders.tool_step(run.stream.state, 2))
-            await run.do(c.RequestCancel(by="client", why="test"))
-            await run.do(c.CancelRun(attempt=Attempt(1)))
-        elif number % 3 == 1:
-            await run.start()
-            await run.do(c.FailRun(attempt=Attempt(1), code="internal", sentence="It broke."))
-        else:
-            await run.finish(f"text {number}")
-
-    await asyncio.gather(*(one(number, run) for number, run in enumerate(runs)))
-    return runs
 
 
 async def assert_views_are_the_fold(

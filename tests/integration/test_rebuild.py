@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -16,16 +15,15 @@ from runs_domain.settings import Secret
 from runs_domain.storage import run_ranges, run_streams
 from runs_domain.storage.audit_log import LogAudit
 from runs_domain.storage.connection import ReconnectingConnection
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.projection import checkpoints
 from runs_domain.storage.rebuild import CannotRebuild
 from runs_domain.storage.run_streams import Unreadable
 from runs_domain.storage.runs_view import page
 from runs_domain.storage.snapshot import open_snapshot
 from tests.support import builders
-from tests.support.log_streams import SECRETS, Run
+from tests.support.log_streams import Run
 from tests.support.rebuilds import (
-    CLOCK,
     REBUILD,
     assert_right,
     check_here,
@@ -33,7 +31,6 @@ from tests.support.rebuilds import (
     left_behind,
     portraits,
     projected,
-    projecting,
     rebuild_here,
     rebuilding,
     rebuilt,
@@ -41,7 +38,9 @@ from tests.support.rebuilds import (
     some_runs,
 )
 from tests.support.servers import Database, as_owner
+from tests.support.views import projecting
 from tests.support.waiting import until
+from workers.projector import all_projections
 
 SUPPRESS = "suppress_redundant_updates_trigger()"
 COUNT = "SELECT count(*) FROM messages WHERE account_id = %s"
@@ -52,12 +51,6 @@ SPOIL = {
     "credits": "UPDATE credits SET charged = charged + 1",
     "sandboxes": "TRUNCATE sandboxes",
 }
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
-        yield opened
 
 
 async def test_invariant_8_a_rebuild_makes_every_row_of_every_view_right(
@@ -379,7 +372,10 @@ async def test_rebuilds_under_live_traffic_fail_no_read_and_lose_no_event(
                 return
             await Run(log, account_id=account).finish("live")
 
-    async with projecting(database, log), asyncio.TaskGroup() as group:
+    async with (
+        projecting(all_projections(Secret(database.url), log.data_keys)),
+        asyncio.TaskGroup() as group,
+    ):
         for connection in readers:
             group.create_task(read(connection))
         writing = group.create_task(write())

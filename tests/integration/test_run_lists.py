@@ -17,14 +17,14 @@ from runs_domain.ids import AccountId
 from runs_domain.read_models import summarize
 from runs_domain.run_lists_port import ListQuery
 from runs_domain.settings import Secret
-from runs_domain.storage.identity import SystemClock, new_account_id, uuid7
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.identity import new_account_id, uuid7
+from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.projection import FoldFailed, Projection
 from runs_domain.storage.run_lists import PostgresRunLists
 from runs_domain.storage.runs_view import RunsView
 from runs_domain.storage.view_stats import _BEHIND
 from tests.support.api import ME, OTHER, Api
-from tests.support.log_streams import SECRETS, Run
+from tests.support.log_streams import Run
 from tests.support.servers import Database
 from workers.stack.servers import Servers
 
@@ -60,12 +60,6 @@ async def lists(database: Database) -> AsyncIterator[PostgresRunLists]:
     opened = PostgresRunLists(Secret(database.url))
     yield opened
     await opened.close()
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, SystemClock()) as opened:
-        yield opened
 
 
 @dataclass

@@ -1,19 +1,16 @@
 """`scripts/verify_views.py` and a rebuild's dry run: whatever is not the fold is found and told."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from runs_domain.settings import Secret
 from runs_domain.storage import run_streams, view_compare
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.view_check import Checked
 from runs_domain.storage.view_compare import Counts
-from tests.support.log_streams import SECRETS, Run
+from tests.support.log_streams import Run
 from tests.support.rebuilds import (
-    CLOCK,
     REBUILD,
     VERIFY,
     VIEWS,
@@ -29,12 +26,6 @@ from tests.support.rebuilds import (
 from tests.support.servers import Database, as_owner
 
 CANARY = "canary-of-the-tests"
-
-
-@pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
-        yield opened
 
 
 @pytest.fixture

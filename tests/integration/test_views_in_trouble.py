@@ -3,7 +3,6 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -17,17 +16,17 @@ from runs_domain.settings import Secret
 from runs_domain.storage.connection import Connection, ReconnectingConnection
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.log_window import LogWindow
-from runs_domain.storage.postgres_log import PostgresEventLog, open_log
+from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.projection import Checkpoint, Projection, checkpoints
 from runs_domain.storage.runs_view import RunsView
 from runs_domain.storage.view import Keys, View
 from runs_domain.storage.views import all_views
-from tests.support.log_streams import SECRETS, Run
+from tests.support.log_streams import Run
 from tests.support.servers import Database
-from tests.support.views import are_caught_up, rows_folded, rows_held
+from tests.support.views import are_caught_up, projecting, rows_folded, rows_held
 from tests.support.waiting import until
 from workers import projector
-from workers.projector import all_projections, project
+from workers.projector import all_projections
 
 CLOCK = SystemClock()
 SWAP = """
@@ -54,19 +53,6 @@ PASSING = (
 
 
 @pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with open_log(Secret(database.url), SECRETS, CLOCK) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def reader(database: Database) -> AsyncIterator[ReconnectingConnection]:
-    connection = ReconnectingConnection(Secret(database.url), name="reader")
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def owner(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     async with await psycopg.AsyncConnection.connect(database.admin_url, autocommit=True) as one:
         yield one
@@ -76,17 +62,6 @@ async def owner(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STOPPED_RETRY_SECONDS", "MIGRATION_RETRY_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(projector, name, 0.02)
-
-
-@asynccontextmanager
-async def projecting(some: Sequence[Projection]) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(project(some, CLOCK, CLOCK.sleep))
-    try:
-        yield task
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 async def by_name(reader: ReconnectingConnection) -> dict[str, Checkpoint]:

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -26,9 +26,9 @@ from tests.support import builders
 from tests.support.log_streams import SECRETS, Run
 from tests.support.operators import environment_of, run_script, started_script
 from tests.support.servers import Database, as_owner
-from tests.support.views import are_caught_up
+from tests.support.views import are_caught_up, projecting
 from tests.support.waiting import until
-from workers.projector import all_projections, project
+from workers.projector import all_projections
 
 CLOCK = SystemClock()
 REBUILD = "rebuild_projections.py"
@@ -159,23 +159,10 @@ async def some_runs(log: PostgresEventLog, count: int) -> list[Run]:
     return runs
 
 
-@asynccontextmanager
-async def projecting(database: Database, log: PostgresEventLog) -> AsyncIterator[None]:
-    task = asyncio.create_task(
-        project(all_projections(Secret(database.url), log.data_keys), CLOCK, CLOCK.sleep)
-    )
-    try:
-        yield
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
 async def projected(database: Database, log: PostgresEventLog) -> None:
     """Wait until the views have the whole log."""
     reader = ReconnectingConnection(Secret(database.url), name="reader")
-    async with projecting(database, log):
+    async with projecting(all_projections(Secret(database.url), log.data_keys)):
         await until(lambda: are_caught_up(reader))
     await reader.close()
 

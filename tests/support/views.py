@@ -1,14 +1,20 @@
 """Views held against the log they were folded from."""
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
 from runs_domain.ids import AccountId, ChatId, RunId
 from runs_domain.read_models import MessageRow, RunSummary, messages_after, summarize
 from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.messages_view import messages_of_chat
 from runs_domain.storage.postgres_log import PostgresEventLog
-from runs_domain.storage.projection import checkpoints
+from runs_domain.storage.projection import Projection, checkpoints
 from runs_domain.storage.runs_view import PAGE_ROWS_MAX, page
 from runs_domain.storage.view import Row
 from runs_domain.storage.views import all_views
+from workers.projector import project
 
 Place = tuple[RunId, AccountId, ChatId]
 
@@ -59,6 +65,19 @@ async def rows_folded(log: PostgresEventLog, run_id: RunId) -> dict[str, list[Ro
         view.name: [view.comparable(row, keys) for row in view.rows_of(stream, keys)]
         for view in all_views()
     }
+
+
+@asynccontextmanager
+async def projecting(some: Sequence[Projection]) -> AsyncIterator[asyncio.Task[None]]:
+    """Beside the block; whatever ends it before is an error."""
+    clock = SystemClock()
+    task = asyncio.create_task(project(some, clock, clock.sleep))
+    try:
+        yield task
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def are_caught_up(connection: ReconnectingConnection) -> bool:
