@@ -29,7 +29,9 @@ from runs_domain.storage.rebuild_indexes import Indexes
 from runs_domain.storage.rebuild_likeness import Likeness, as_text, hindrances, likeness
 from runs_domain.storage.rebuild_load import LoadJob, load
 from runs_domain.storage.rebuild_pool import in_processes
+from runs_domain.storage.rebuild_shadow import replaced_of
 from runs_domain.storage.rebuild_state import (
+    HANGED_ON,
     CannotRebuild,
     alone,
     describe,
@@ -91,7 +93,11 @@ class _Rebuild:
 
     async def run(self) -> Rebuilt:
         begun = time.monotonic()
-        await self._drop_replaced()
+        stay = await self._drop_replaced()
+        for view in self._asked.views:
+            table = replaced_of(view)
+            if stay.get(table) == HANGED_ON:
+                raise CannotRebuild(f"{table} cannot be dropped: {HANGED_ON}; take that off before")
         entries, resumed = await self._entries()
         loading = time.monotonic()
         await self._load(entries)
@@ -114,9 +120,11 @@ class _Rebuild:
             resumed=resumed,
         )
 
-    async def _drop_replaced(self) -> None:
-        if not await drop_replaced(self._owner):
-            self._show.note("a replaced table is still being read: the next rebuild drops it")
+    async def _drop_replaced(self) -> Mapping[str, str]:
+        stay = await drop_replaced(self._owner)
+        for table, why in stay.items():
+            self._show.note(f"{table} stays until a later rebuild, because {why}")
+        return stay
 
     # -------------------------------------------------------------------------- begin
 

@@ -1,6 +1,6 @@
 """Who rebuilds, how far it is, and what was left behind."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -19,6 +19,7 @@ from runs_domain.storage.views import all_views
 
 DROP_WAIT: Final = "2s"
 DROP_TRIES_MAX: Final = 5
+HANGED_ON: Final = "something hangs on it"
 
 INDEX_MEMORY: Final = "256MB"
 """Of PostgreSQL's, for each index that is built at once."""
@@ -95,19 +96,32 @@ def describe(found: State) -> str:
     return f"{views}{since}, begun {begun}, {share} % loaded, in phase {first.phase}"
 
 
-async def drop_replaced(owner: LongConnection) -> bool:
-    """What a swap has left over, once nobody reads it any more; False if somebody still does."""
-    await owner.do(f"SET lock_timeout = '{DROP_WAIT}'")
-    replaced = [shadows.replaced_of(view.name) for view in all_views()]
+async def drop_replaced(owner: LongConnection) -> Mapping[str, str]:
+    """Drop what swaps have left over. Which of those tables stay, and why."""
+    stay = {}
+    for view in all_views():
+        table = shadows.replaced_of(view.name)
+        why = await _why_it_stays(owner, table)
+        if why is not None:
+            stay[table] = why
+    return stay
+
+
+async def _why_it_stays(owner: LongConnection, table: str) -> str | None:
+    """None = it is dropped."""
     for _ in range(DROP_TRIES_MAX):
         try:
-            await shadows.drop(owner, replaced)
+            async with owner.connection.transaction():
+                await owner.do(f"SET LOCAL lock_timeout = '{DROP_WAIT}'")
+                await shadows.drop(owner, [table])
         except ServerFailed as error:
+            if isinstance(error.__cause__, psycopg.errors.DependentObjectsStillExist):
+                return HANGED_ON
             if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
                 raise
         else:
-            return True
-    return False
+            return None
+    return "it is still being read"
 
 
 async def throw_away(owner: LongConnection) -> bool:
