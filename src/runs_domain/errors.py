@@ -21,6 +21,7 @@ RunledgerError
 ├── NoSuchPoint            a version or a time that the run does not have
 ├── HistoryCorrupt         stored events that no rule of this release can explain
 │   └── UnknownEvent       a tag from a newer release
+├── ViewDamaged            a row of a view is not what the fold left there; a rebuild mends it
 ├── ContentErased          the account's data key was destroyed
 ├── LetterRefused          a dead letter that cannot be retried or dropped as it stands
 ├── UnknownSecretVersion   made under a server secret that this process was not given
@@ -129,6 +130,10 @@ class UnknownEvent(HistoryCorrupt):
 
 class UnknownView(RunledgerError):
     """There is no view of that name."""
+
+
+class ViewDamaged(RunledgerError):
+    """The log is not to blame: somebody changed the view's table."""
 
 
 class ContentErased(RunledgerError):

@@ -2,25 +2,34 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg import errors
 
+from runs_domain import commands as c
 from runs_domain.errors import StoreUnavailable
-from runs_domain.ids import Position
+from runs_domain.events import Completed
+from runs_domain.ids import Attempt, Position, RunId
 from runs_domain.ports import Recorded
+from runs_domain.read_models import MessageRow
+from runs_domain.run import decide
 from runs_domain.settings import Secret
+from runs_domain.storage import messages_view
 from runs_domain.storage.connection import Connection, ReconnectingConnection
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.log_window import LogWindow
+from runs_domain.storage.messages_view import MessagesView
 from runs_domain.storage.postgres_log import PostgresEventLog
-from runs_domain.storage.projection import Checkpoint, Projection, checkpoints
+from runs_domain.storage.projection import Checkpoint, FoldFailed, Projection, checkpoints
 from runs_domain.storage.runs_view import RunsView
 from runs_domain.storage.view import Keys, View
-from runs_domain.storage.views import all_views
+from runs_domain.storage.views import all_views, named
+from tests.support import builders
 from tests.support.log_streams import Run
 from tests.support.servers import Database
 from tests.support.views import are_caught_up, projecting, rows_folded, rows_held
@@ -247,6 +256,123 @@ async def test_trouble_that_passes_is_never_taken_for_a_poison_event(
 
     assert await projection.advance(100) == 1
     await projection.close()
+
+
+DAMAGES = {
+    "runs": "DELETE FROM runs WHERE run_id = %s",
+    "messages": "DELETE FROM messages WHERE run_id = %s",
+    "messages, the assistant's": "DELETE FROM messages WHERE run_id = %s AND place = 1",
+    "messages, sealed anew": "UPDATE messages SET sealed = 'changed' WHERE run_id = %s",
+    "credits": "DELETE FROM credits WHERE run_id = %s",
+    "sandboxes": "DELETE FROM sandboxes WHERE run_id = %s",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_row_of_a_view_that_is_gone_or_changed_is_told_as_the_views_and_not_the_logs_fault(
+    damage: str,
+    database: Database,
+    log: PostgresEventLog,
+    owner: psycopg.AsyncConnection[Any],
+) -> None:
+    name, *_ = damage.split(",")
+    (view,) = named([name])
+    projection = Projection(Secret(database.url), view, log.data_keys)
+    run = Run(log)
+    await run.do(run.request(credits_reserved=10))
+    assert await projection.advance(100) == 1
+    assert (await owner.execute(DAMAGES[damage].encode(), [run.run_id])).rowcount
+
+    await go_on(run, charged=3)
+    with pytest.raises(FoldFailed, match=f"ViewDamaged: {name} .* run {run.run_id}"):
+        await all_taken(projection)
+
+
+async def all_taken(projection: Projection) -> None:
+    """One event at a time."""
+    try:
+        while await projection.advance(1):
+            pass
+    finally:
+        await projection.close()
+
+
+async def go_on(run: Run, *, charged: int) -> None:
+    """From its request to the release of its sandbox; nothing of the product moves credits yet."""
+    mint, row = run.mint()
+    await run.do(builders.provisioned(), mint, builders.start(), mint=row)
+    await run.do(builders.text_step(run.stream.state))
+    made = decide(run.stream.state, c.CompleteRun(attempt=Attempt(1)))
+    ending = [
+        replace(one, credits_charged=charged) if isinstance(one, Completed) else one for one in made
+    ]
+    await run.append(run.append_of(*ending))
+    await run.do(c.RecordSandboxReleased(found=False))
+
+
+async def test_long_messages_that_small_events_change_are_never_all_in_memory(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each event has the whole message of its run opened, changed and sealed anew."""
+    projection = Projection(Secret(database.url), MessagesView(), log.data_keys)
+    runs = [Run(log) for _ in range(8)]
+    for length, run in zip((500, 900, 20_000, 1_200, 1_200, 100, 100, 100), runs, strict=True):
+        await run.start()
+        await run.do(builders.text_step(run.stream.state, "a" * length))
+    while await projection.advance(100):
+        pass
+    for run in runs:
+        await run.do(c.CompleteRun(attempt=Attempt(1)))
+
+    groups = opened_together(monkeypatch)
+    monkeypatch.setattr(messages_view, "GROUP_BYTES_MAX", 2_000)
+    assert await projection.advance(100) == 2 * len(runs)
+    await projection.close()
+
+    assert len(groups) > 2
+    assert sum(len(sizes) for sizes in groups) == len(runs)
+    assert max(len(sizes) for sizes in groups) > 1
+    for sizes in groups:
+        assert sum(sizes[:-1]) < messages_view.GROUP_BYTES_MAX
+    for run in runs:
+        held, made = await rows_held(reader, log, run.run_id), await rows_folded(log, run.run_id)
+        assert held["messages"] == made["messages"]
+
+
+def opened_together(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """By group, how many bytes each of its messages has, from now on."""
+    groups: list[list[int]] = []
+    given = messages_view._assistants
+
+    async def watched(*arguments: Any) -> Mapping[RunId, MessageRow]:
+        known = await given(*arguments)
+        groups.append([len(msgspec.json.encode(row.message)) for row in known.values()])
+        return known
+
+    monkeypatch.setattr(messages_view, "_assistants", watched)
+    return groups
+
+
+@pytest.mark.parametrize(("reserved", "charged"), [(10, 3), (10, 0), (0, 0)])
+async def test_a_run_is_no_damage_whatever_credits_it_moves(
+    reserved: int,
+    charged: int,
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+) -> None:
+    """A request that reserves nothing leaves no row in `credits`."""
+    run = Run(log)
+    await run.do(run.request(credits_reserved=reserved))
+    await go_on(run, charged=charged)
+    for projection in all_projections(Secret(database.url), log.data_keys):
+        await all_taken(projection)
+
+    assert await are_caught_up(reader)
+    await assert_views_are_the_fold(reader, log, [run])
 
 
 async def test_a_row_that_the_table_refuses_stops_its_view_at_the_event(

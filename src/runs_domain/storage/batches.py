@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from runs_domain.errors import ViewDamaged
 from runs_domain.events import Requested
 from runs_domain.ids import RunId
 from runs_domain.ports import Recorded
@@ -36,6 +37,13 @@ def by_run(batch: Iterable[Recorded]) -> dict[RunId, list[Recorded]]:
 def begun_before(streams: Mapping[RunId, Sequence[Recorded]]) -> list[RunId]:
     """Those of a batch's runs that have events before it."""
     return [run for run, some in streams.items() if not isinstance(some[0].event, Requested)]
+
+
+def require_rows(table: str, runs: Sequence[RunId], known: Mapping[RunId, Any]) -> None:
+    """Raises ViewDamaged unless `known`, of `table`, has something of each of `runs`."""
+    missing = next((run for run in runs if run not in known), None)
+    if missing is not None:
+        raise ViewDamaged(f"{table} lacks its row of run {missing}")
 
 
 def columns_of(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

@@ -9,7 +9,7 @@ from runs_domain.events import Event
 from runs_domain.ids import RunId
 from runs_domain.ledger import LedgerEntry, entries_after
 from runs_domain.ports import Recorded
-from runs_domain.storage.batches import begun_before, by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of, require_rows
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
@@ -54,12 +54,12 @@ class CreditsView:
         streams = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
         if not streams:
             return
-        held = await _held(connection, table, begun_before(streams))
-        rows = [
-            _values(entry)
-            for run, some in streams.items()
-            for entry in entries_after(some, held.get(run, 0))
-        ]
+        begun = begun_before(streams)
+        held = await _held(connection, table, begun)
+        made = {run: entries_after(some, held.get(run, 0)) for run, some in streams.items()}
+        # Nothing is charged that was not reserved.
+        require_rows(table, [run for run in begun if made[run]], held)
+        rows = [_values(entry) for entries in made.values() for entry in entries]
         if rows:
             upsert = upsert_into(table, _COLUMNS, self.key, changing=())
             await connection.execute(upsert.encode(), columns_of(rows), prepare=True)

@@ -2,27 +2,34 @@
 
 A run of an erased account changes nothing here: the rows that it left cannot be read any more,
 and a view that is made again does not get them.
+
+An event that adds a word to a message has the whole of it opened, changed and sealed anew. So a
+batch is written in groups, by the bytes of the rows that it changes: small ones in one.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 import msgspec
 from psycopg.rows import TupleRow
 
 from runs_domain import events
-from runs_domain.errors import ContentErased
+from runs_domain.errors import ContentErased, HistoryCorrupt, ViewDamaged
 from runs_domain.events import Event
 from runs_domain.ids import AccountId, ChatId, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import MessageRow, messages_after
-from runs_domain.storage.batches import begun_before, by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of, require_rows
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import Keys, Row, upsert_into
 
 CHAT_MESSAGES_MAX: Final = 1000
 """Rows of one answer of `messages_of_chat`."""
+GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of sealed rows that are opened together; the row that passes it is in, so that the largest one
+gets by. In memory they take many times that, as text, as values, and on their way back."""
 
 _FIXED: Final[Mapping[str, str]] = {
     "run_id": "uuid",
@@ -49,6 +56,15 @@ _LOOKS_INTO: Final[frozenset[type[Event]]] = frozenset(
     }
 )
 _ACCOUNT: Final = list(_COLUMNS).index("account_id")
+# The assistant's row is the one that is not complete, until its run has ended.
+_GROUP: Final = f"""
+{_SELECT} (
+    SELECT *, sum(octet_length(sealed)) OVER (ORDER BY run_id) - octet_length(sealed)
+        AS bytes_before
+    FROM {{table}} WHERE run_id = ANY(%s) AND NOT complete
+) AS last
+WHERE bytes_before < %s ORDER BY run_id
+"""  # noqa: S608 - no values
 _OF_RUNS: Final = f"{_SELECT} messages WHERE run_id = ANY(%s) ORDER BY run_id, place"
 _OF_CHAT: Final = f"""
 {_SELECT} messages WHERE chat_id = %s AND account_id = %s
@@ -70,15 +86,18 @@ class MessagesView:
     ) -> None:
         made = by_run(one for one in batch if type(one.event) in _LOOKS_INTO)
         streams = {run: some for run, some in made.items() if keys[some[0].subject] is not None}
-        known = await _assistants(connection, table, begun_before(streams), keys)
-        changed = [
-            _values(row, keys)
-            for run, some in streams.items()
-            for row in messages_after(some, known.get(run))
-        ]
-        if changed:
-            upsert = upsert_into(table, _COLUMNS, self.key, _CHANGING)
-            await connection.execute(upsert.encode(), columns_of(changed), prepare=True)
+        begun = {run: streams.pop(run) for run in begun_before(streams)}
+        changed = [row for some in streams.values() for row in messages_after(some)]
+        left = sorted(begun, key=attrgetter("int"))
+        while left:
+            known = await _assistants(connection, table, left, keys)
+            for run, assistant in known.items():
+                changed += messages_after(begun[run], assistant)
+            left = left[len(known) :]
+            if left:
+                await _write(connection, table, changed, keys)
+                changed = []
+        await _write(connection, table, changed, keys)
 
     def rows_of(self, stream: Sequence[Recorded], keys: Keys) -> list[Row]:
         """None of an erased account."""
@@ -92,18 +111,33 @@ class MessagesView:
         return (*row[:-1], opened.message)
 
 
+async def _write(
+    connection: Connection, table: str, rows: Sequence[MessageRow], keys: Keys
+) -> None:
+    if rows:
+        upsert = upsert_into(table, _COLUMNS, MessagesView.key, _CHANGING)
+        values = columns_of([_values(row, keys) for row in rows])
+        await connection.execute(upsert.encode(), values, prepare=True)
+
+
 async def _assistants(
     connection: Connection, table: str, runs: Sequence[RunId], keys: Keys
 ) -> Mapping[RunId, MessageRow]:
-    """The assistant's row, which is the last, of each of `runs`."""
-    if not runs:
-        return {}
-    sql = (
-        f"SELECT DISTINCT ON (run_id) {', '.join(_COLUMNS)} FROM {table}"  # noqa: S608 - no values
-        " WHERE run_id = ANY(%s) ORDER BY run_id, place DESC"
-    )
-    cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
-    return {row.run_id: row for row in (_opened(row, keys) for row in await cursor.fetchall())}
+    """The assistants' rows of as many of `runs`, which are sorted, as make a group: of the first
+    at the least. Raises ViewDamaged.
+    """
+    sql = _GROUP.format(table=table).encode()
+    wanted = (list(runs), GROUP_BYTES_MAX)
+    cursor = await connection.execute(sql, wanted, prepare=True, binary=True)
+    known: dict[RunId, MessageRow] = {}
+    for values in await cursor.fetchall():
+        run = values[0]
+        try:
+            known[run] = _opened(values, keys)
+        except HistoryCorrupt:
+            raise ViewDamaged(f"{table} has a row of run {run} that cannot be opened") from None
+    require_rows(table, runs[: max(1, len(known))], known)
+    return known
 
 
 async def messages_of_chat(

@@ -12,7 +12,7 @@ from runs_domain.ids import AccountId, ChatId, Position, RunId
 from runs_domain.ports import Recorded
 from runs_domain.read_models import RunError, RunSummary, summarize
 from runs_domain.run import Status
-from runs_domain.storage.batches import begun_before, by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of, require_rows
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
@@ -88,11 +88,14 @@ class RunsView:
 async def _known(
     connection: Connection, table: str, runs: Sequence[RunId]
 ) -> Mapping[RunId, RunSummary]:
+    """The row of each of `runs`. Raises ViewDamaged."""
     if not runs:
         return {}
     sql = f"{_SELECT} {table} WHERE run_id = ANY(%s)"
     cursor = await connection.execute(sql.encode(), (list(runs),), prepare=True, binary=True)
-    return {row.run_id: row for row in map(_row, await cursor.fetchall())}
+    known = {row.run_id: row for row in map(_row, await cursor.fetchall())}
+    require_rows(table, runs, known)
+    return known
 
 
 async def page(

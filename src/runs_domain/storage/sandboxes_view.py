@@ -9,7 +9,7 @@ from runs_domain.events import Event
 from runs_domain.ids import RunId
 from runs_domain.ports import Recorded
 from runs_domain.sandbox_rows import SandboxRow, sandbox_after
-from runs_domain.storage.batches import begun_before, by_run, columns_of
+from runs_domain.storage.batches import begun_before, by_run, columns_of, require_rows
 from runs_domain.storage.connection import Connection, Fetches
 from runs_domain.storage.view import Keys, Row, upsert_into
 
@@ -83,11 +83,14 @@ async def rows_of(connection: Fetches, run_ids: Sequence[RunId]) -> Mapping[RunI
 async def _known(
     connection: Connection, table: str, runs: Sequence[RunId]
 ) -> Mapping[RunId, SandboxRow]:
+    """The row of each of `runs`. Raises ViewDamaged."""
     if not runs:
         return {}
     sql = _of_runs(table).encode()
     cursor = await connection.execute(sql, (list(runs),), prepare=True, binary=True)
-    return {row.run_id: row for row in map(_row, await cursor.fetchall())}
+    known = {row.run_id: row for row in map(_row, await cursor.fetchall())}
+    require_rows(table, runs, known)
+    return known
 
 
 def _of_runs(table: str) -> str:
