@@ -61,6 +61,11 @@ async def checkpoint_of(name: str, reader: ReconnectingConnection) -> Checkpoint
     return one
 
 
+async def are_caught_up_with(name: str, reader: ReconnectingConnection) -> bool:
+    ((last,),) = await reader.fetch("SELECT max(notification_id) FROM stored_events")
+    return (await checkpoint_of(name, reader)).position == last
+
+
 def place_of(run: Run) -> Place:
     return run.run_id, run.account_id, run.chat_id
 
@@ -348,6 +353,34 @@ async def test_an_erased_account_stops_no_view_and_leaves_nothing_to_rebuild(
     await runs_view.advance(100)
     assert await shown(reader, log, place_of(gone)) == (summarize(await log.read(gone.run_id)), ())
     await runs_view.close()
+    await messages_view.close()
+
+
+async def test_rows_that_an_erasure_deletes_stop_no_projector_that_has_the_key_in_memory(
+    database: Database, log: PostgresEventLog, reader: ReconnectingConnection
+) -> None:
+    """As `erase_account.py --force` does with a live run, and tells no process."""
+    gone, stays = Run(log), Run(log)
+    await gone.start()
+    await stays.start()
+    messages_view = projection_of("messages", database, log)
+    assert await messages_view.advance(100) == 8
+    await stays.do(builders.text_step(stays.stream.state, "before"))
+    await gone.do(builders.text_step(gone.stream.state, "on its way"))
+    await gone.do(c.CompleteRun(attempt=Attempt(1)))
+    await stays.do(c.CompleteRun(attempt=Attempt(1)))
+    with psycopg.connect(database.admin_url) as owner:
+        owner.execute(
+            "UPDATE account_data_keys SET wrapped = NULL, destroyed_at = now()"
+            " WHERE account_id = %s",
+            [gone.account_id],
+        )
+        owner.execute("DELETE FROM messages WHERE account_id = %s", [gone.account_id])
+
+    assert await messages_view.advance(100) > 0
+    assert await are_caught_up_with("messages", reader)
+    assert (await shown(reader, log, place_of(gone)))[1] == ()
+    assert (await shown(reader, log, place_of(stays)))[1] == (await folded(log, place_of(stays)))[1]
     await messages_view.close()
 
 

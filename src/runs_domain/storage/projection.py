@@ -13,7 +13,7 @@ from typing import Final
 import psycopg
 from psycopg.rows import TupleRow
 
-from runs_domain.errors import RunledgerError, StoreUnavailable
+from runs_domain.errors import RunledgerError, StoreUnavailable, ViewDamaged
 from runs_domain.events import Struct
 from runs_domain.ids import Position
 from runs_domain.ports import Recorded
@@ -144,6 +144,17 @@ class Projection:
 
     async def _write(self, place: Position, part: Part) -> int | None:
         """How many events; None = the view is at another place by now."""
+        try:
+            return await self._fold(place, part)
+        except FoldFailed as failure:
+            if not (self._view.needs_content and isinstance(failure.__cause__, ViewDamaged)):
+                raise
+            # An erasure deletes rows at once, and this process may hold the key a while longer.
+            for one in part.outlines:
+                self._data_keys.forget(one.subject)
+            return await self._fold(place, part)
+
+    async def _fold(self, place: Position, part: Part) -> int | None:
         batch, keys = await self._batch(part)
 
         async def work(connection: Connection) -> int | None:
