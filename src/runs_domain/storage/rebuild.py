@@ -260,11 +260,8 @@ class _Rebuild:
 
     async def _swap(self, one: CatchUp) -> float:
         self._show.phase(f"swap {one.name}")
-        like = await likeness(self._owner, one.name)
-        if like != self._likeness[one.name]:
-            raise CannotRebuild(f"{one.name} was altered meanwhile; it was not swapped")
         await book.set_phase(self._owner, [one.name], "swap")
-        return await swap_in(self._owner, one, like, self._show)
+        return await swap_in(self._owner, one, self._likeness[one.name], self._show)
 
 
 def release() -> str:

@@ -1,54 +1,45 @@
-"""What was appended while a shadow was filled, and the moment in which the shadow takes over.
+"""What was appended while a shadow was filled: folded into it by batches, to the log's end."""
 
-The projector stands still for that moment, because the checkpoint's row is locked; readers wait
-for the renames alone, and never longer than LOCK_WAIT.
-"""
-
-import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
 from runs_domain.errors import StoreUnavailable
+from runs_domain.ids import Position
 from runs_domain.ports import Recorded
 from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
-from runs_domain.storage.connection import Connection
+from runs_domain.storage.connection import Connection, is_away
 from runs_domain.storage.lean_reads import BOUNDED_BATCH
-from runs_domain.storage.long_work import LongConnection
-from runs_domain.storage.projection import ADVANCE
+from runs_domain.storage.long_work import LongConnection, ServerFailed
 from runs_domain.storage.rebuild_book import Entry
-from runs_domain.storage.rebuild_likeness import Likeness
-from runs_domain.storage.rebuild_shadow import shadow_of, swap_statements
+from runs_domain.storage.rebuild_shadow import shadow_of
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import Keys, View
-from runs_domain.storage.view_folds import CannotFold
+from runs_domain.storage.view_folds import CannotFold, reason
 
 BATCH_EVENTS_MAX: Final = 5_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
-LAST_EVENTS_MAX: Final = 500
-"""What is left for the moment of the swap."""
-LOCK_WAIT: Final = "100ms"
-"""For a lock that others queue behind."""
 
 _EVENTS: Final = f"""
 SELECT originator_id, originator_version, coalesce(topic, ''), coalesce(state, ''), notification_id
 FROM {BOUNDED_BATCH}
 ORDER BY notification_id
 """  # noqa: S608 - our own words
-_CHECKPOINT: Final = "SELECT position FROM checkpoints WHERE name = %s FOR UPDATE"
 _CAUGHT_UP: Final = "UPDATE view_rebuilds SET position = %s WHERE view = %s"
-_SWAPPED: Final = "DELETE FROM view_rebuilds WHERE view = %s"
-# Rows of accounts that were erased since: their range may have been loaded before that.
+# A moment before the rebuild too: its first ranges may have been loaded before that was visible.
 _ERASED: Final = """
-DELETE FROM {shadow} USING account_data_keys AS key
-WHERE key.account_id = {shadow}.account_id AND key.destroyed_at >= %s
+SELECT account_id FROM account_data_keys WHERE destroyed_at >= %s::timestamptz - interval '1 minute'
 """
 
 
-class Behind(Exception):
-    """There is more to catch up on than fits into the moment of a swap."""
+class Taken(NamedTuple):
+    events: int
+    position: Position
+    """Of the shadow, with them."""
+    goes_on: bool
+    """The log goes on after them, or may."""
 
 
 class CatchUp:
@@ -58,15 +49,16 @@ class CatchUp:
         self, owner: LongConnection, view: View, data_keys: DataKeys, entry: Entry
     ) -> None:
         self.name = view.name
+        self.shadow = shadow_of(view.name)
         self.position = entry.position
+        """Of the shadow, as it is committed."""
         self._owner = owner
         self._view = view
         self._data_keys = data_keys
         self._entry = entry
-        self._shadow = shadow_of(view.name)
 
-    async def advance(self) -> int:
-        """One batch; how many events it had."""
+    async def advance(self) -> Taken:
+        """One batch, committed."""
         events_max = BATCH_EVENTS_MAX
         while True:
             try:
@@ -76,70 +68,42 @@ class CatchUp:
                     raise
                 events_max //= 2  # ever fewer, until it is the event itself that is named
 
-    async def _advance(self, events_max: int) -> int:
-        async def work(connection: Connection) -> int:
+    async def _advance(self, events_max: int) -> Taken:
+        async def work(connection: Connection) -> Taken:
             async with connection.transaction():
-                taken = await self._take(connection, events_max)
-                if taken:
-                    await connection.execute(_CAUGHT_UP, (taken[-1].position, self._view.name))
-                await self._drop_erased(connection)
-            if taken:
-                self.position = taken[-1].position
-            return len(taken)
+                await self.drop_erased(connection)
+                taken = await self.take(connection, events_max)
+                if taken.events:
+                    await connection.execute(_CAUGHT_UP, (taken.position, self.name))
+            self.position = taken.position
+            return taken
 
-        return await self._owner.run(work, doing=f"catching up with {self._view.name}")
+        return await self._owner.run(work, doing=f"catching up with {self.name}")
 
-    async def swap(self, like: Likeness) -> float | None:
-        """Put the shadow in the view's place, at the log's end: for how many seconds readers may
-        have waited. None = somebody has a lock that it needs. Raises Behind.
+    async def take(self, connection: Connection, events_max: int) -> Taken:
+        """A batch, in the caller's transaction; the event that passes BATCH_BYTES_MAX is its last.
+        A CannotFold names its first event, at fault or not.
         """
-
-        async def work(connection: Connection) -> float | None:
-            try:
-                return await self._swap(connection, like)
-            except psycopg.errors.LockNotAvailable:
-                return None
-
-        return await self._owner.run(work, doing=f"swapping {self._view.name}")
-
-    async def _swap(self, connection: Connection, like: Likeness) -> float:
-        name = self._view.name
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
-            await connection.execute("SET LOCAL synchronous_commit = on")
-            await connection.execute(_CHECKPOINT, (name,))
-            taken = await self._take(connection, LAST_EVENTS_MAX + 1)
-            if len(taken) > LAST_EVENTS_MAX:
-                raise Behind
-            position = taken[-1].position if taken else self.position
-            begun = time.monotonic()
-            await connection.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE".encode())
-            await self._drop_erased(connection)
-            await connection.execute(swap_statements(name, like).encode())
-            await connection.execute(ADVANCE, (position, name))
-            await connection.execute(_SWAPPED, (name,))
-        self.position = position
-        return time.monotonic() - begun
-
-    async def _take(self, connection: Connection, events_max: int) -> Sequence[StoredRow]:
         cursor = await connection.execute(
             _EVENTS, (self.position, events_max, BATCH_BYTES_MAX), binary=True
         )
         rows = [StoredRow(*row) for row in await cursor.fetchall()]
         if not rows:
-            return rows
+            return Taken(0, self.position, goes_on=False)
         try:
             batch, keys = await self._decoded(rows)
-            await self._view.apply(connection, batch, self._shadow, keys)
-        except (psycopg.OperationalError, StoreUnavailable):
-            raise
+            await self._view.apply(connection, batch, self.shadow, keys)
         except Exception as error:
+            if _is_about_the_moment(error):
+                raise
             first = rows[0]
             raise CannotFold(
-                f"view {self._view.name} cannot take event {first.version} of run {first.run_id}"
-                f" at position {first.position} ({first.tag}): {type(error).__name__}"
+                f"view {self.name} cannot take event {first.version} of run {first.run_id}"
+                f" at position {first.position} ({first.tag}): {reason(error)}"
             ) from error
-        return rows
+        size = sum(len(row.state) for row in rows)
+        goes_on = len(rows) >= events_max or size >= BATCH_BYTES_MAX
+        return Taken(len(rows), rows[-1].position, goes_on)
 
     async def _decoded(self, rows: Sequence[StoredRow]) -> tuple[Sequence[Recorded], Keys]:
         outlines = [lean_codec.outline(row) for row in rows]
@@ -152,7 +116,22 @@ class CatchUp:
         ]
         return opened, keys
 
-    async def _drop_erased(self, connection: Connection) -> None:
-        if self._view.needs_content:
-            statement = _ERASED.format(shadow=self._shadow)
-            await connection.execute(statement.encode(), (self._entry.started_at,))
+    async def drop_erased(self, connection: Connection) -> None:
+        """Drop the rows of accounts erased meanwhile, and their keys from memory: with those, the
+        next event of a run would be held to a row that is no longer there.
+        """
+        if not self._view.needs_content:
+            return
+        cursor = await connection.execute(_ERASED, (self._entry.started_at,), binary=True)
+        accounts = [account for (account,) in await cursor.fetchall()]
+        for account in accounts:
+            self._data_keys.forget(account)
+        if accounts:
+            statement = f"DELETE FROM {self.shadow} WHERE account_id = ANY(%s)"  # noqa: S608
+            await connection.execute(statement.encode(), (accounts,))
+
+
+def _is_about_the_moment(error: Exception) -> bool:
+    """And not about the events."""
+    passing = StoreUnavailable | ServerFailed | psycopg.ProgrammingError
+    return isinstance(error, passing) or is_away(error)

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from runs_domain.errors import HistoryCorrupt, RunledgerError
+import psycopg
+
+from runs_domain.errors import RunledgerError
 from runs_domain.ports import Recorded
 from runs_domain.storage.view import Keys, Row, View
 
@@ -26,11 +28,15 @@ def _sentence(view: View, stream: Sequence[Recorded], keys: Keys, error: Excepti
         except Exception as first:  # noqa: BLE001 - it is the same again
             return (
                 f"view {view.name} cannot take event {recorded.version} of run {recorded.run_id}"
-                f" at position {recorded.position} ({recorded.type}): {_reason(first)}"
+                f" at position {recorded.position} ({recorded.type}): {reason(first)}"
             )
-    return f"view {view.name} cannot take run {stream[0].run_id}: {_reason(error)}"
+    return f"view {view.name} cannot take run {stream[0].run_id}: {reason(error)}"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Without anything that a client or a model wrote."""
-    return str(error) if isinstance(error, HistoryCorrupt) else type(error).__name__
+    if isinstance(error, RunledgerError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, psycopg.Error):
+        return f"{type(error).__name__} {error.sqlstate or ''}".strip()
+    return type(error).__name__
