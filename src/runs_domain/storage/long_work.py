@@ -23,6 +23,8 @@ from runs_domain.storage.connection import (
 CONNECT_SECONDS_MAX: Final = 5
 STATEMENT_SECONDS_MAX: Final = 60.0
 """Unless it is said otherwise."""
+LONG_SECONDS_MAX: Final = 3600.0
+"""For what looks at every event after a position, or at every run."""
 ALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -43,6 +45,15 @@ IN_ORDER: Final = {
 }
 """For reads of a range of the log by run: straight along the primary key, whatever the statistics
 of a table say that was just filled."""
+
+# A database or a role may have been given such for the service's short queries; of these sessions
+# some wait for minutes, with a lock, a moment or a transaction that others go by. PostgreSQL 16 has
+# not heard of the last one.
+_UNTIMED: Final = """
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
+    'statement_timeout', 'lock_timeout', 'idle_session_timeout',
+    'idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
 
 _SAYS: Final = {
     "53100": "its disk is full",
@@ -82,9 +93,9 @@ _KINDS: Final = {"53100": DiskFull, "42501": NotAllowed}
 
 
 def connect(url: Secret, *, name: str, parameters: dict[str, str]) -> SyncConnection:
-    """In autocommit. Raises StoreUnavailable."""
+    """In autocommit, and no time-out of the server's ends it. Raises StoreUnavailable."""
     try:
-        return psycopg.connect(
+        connection = psycopg.connect(
             url.reveal(),
             autocommit=True,
             application_name=name,
@@ -92,11 +103,13 @@ def connect(url: Secret, *, name: str, parameters: dict[str, str]) -> SyncConnec
             connect_timeout=CONNECT_SECONDS_MAX,
             **ALIVE,
         )
+        connection.execute(_UNTIMED)
     except psycopg.errors.ConnectionTimeout:
         sentence = f"{name}: no connection within {CONNECT_SECONDS_MAX} s"
         raise StoreUnavailable(sentence) from None
     except psycopg.Error as error:
         raise unavailable(name, error) from None
+    return connection
 
 
 def told(error: psycopg.Error, doing: str, name: str) -> RunledgerError:
@@ -120,13 +133,17 @@ class LongConnection:
         self._name = name
 
     async def fetch(
-        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+        self,
+        sql: str,
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        seconds_max: float = STATEMENT_SECONDS_MAX,
     ) -> list[TupleRow]:
         async def query(connection: Connection) -> list[TupleRow]:
             cursor = await connection.execute(sql.encode(), parameters, binary=True)
             return await cursor.fetchall()
 
-        return await self.run(query, doing="asking")
+        return await self.run(query, doing="asking", seconds_max=seconds_max)
 
     async def do(
         self,
@@ -163,7 +180,7 @@ class LongConnection:
 async def open_session(
     url: Secret, *, name: str, parameters: dict[str, str]
 ) -> AsyncIterator[LongConnection]:
-    """Raises StoreUnavailable."""
+    """No time-out of the server's ends it. Raises StoreUnavailable."""
     connection = await connected(
         url,
         name=name,
@@ -172,7 +189,9 @@ async def open_session(
         autocommit=True,
         **ALIVE,
     )
+    session = LongConnection(connection, name)
     try:
-        yield LongConnection(connection, name)
+        await session.fetch(_UNTIMED, seconds_max=CONNECT_SECONDS_MAX)
+        yield session
     finally:
         await connection.close()

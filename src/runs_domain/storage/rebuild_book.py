@@ -12,14 +12,11 @@ from uuid import UUID
 import msgspec
 
 from runs_domain.ids import Position, RunId
-from runs_domain.storage.long_work import LongConnection, SyncConnection
+from runs_domain.storage.long_work import LONG_SECONDS_MAX, LongConnection, SyncConnection
 from runs_domain.storage.run_streams import Range
 
 REBUILD_LOCK: Final = 125848689340265
 """Held by the session of the rebuild that is under way."""
-
-LONG_SECONDS_MAX: Final = 3600.0
-"""For what looks at every event after a position, or at every run."""
 
 _BOOK: Final = """
 SELECT view, rebuild_id, started_at, release, likeness, asked, from_position, changed_after,

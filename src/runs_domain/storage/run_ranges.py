@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from runs_domain.ids import Position
-from runs_domain.storage.connection import Fetches
+from runs_domain.storage.long_work import LONG_SECONDS_MAX, LongConnection
 from runs_domain.storage.run_streams import Range
 
 RANGE_EVENTS: Final = 50_000
@@ -23,11 +23,12 @@ FROM (
 """
 
 
-async def plan(connection: Fetches, upto: Position) -> tuple[Range, ...]:
+async def plan(session: LongConnection, upto: Position) -> tuple[Range, ...]:
     """Of what the log holds up to a position, by its heads: a stream without a head is in a range
-    too, though not counted. Raises StoreUnavailable.
+    too, though not counted. Raises StoreUnavailable, ServerFailed.
     """
-    parts = await connection.fetch(_PARTS, (RANGE_EVENTS, upto))
+    values = (RANGE_EVENTS, upto)
+    parts = await session.fetch(_PARTS, values, seconds_max=LONG_SECONDS_MAX)
     return _between([first for first, _ in parts], [events for _, events in parts])
 
 
