@@ -13,12 +13,13 @@ def print_findings(found: Found, *, as_json: bool, would: bool) -> int:
     """The exit code. `would`: it is told as what a rebuild would do, which lets a view that stands
     still go on; in a check that is a finding.
     """
+    stand_still = not would and any(view.stopped_position is not None for view in found.views)
+    is_right = found.is_right and not stand_still
     if as_json:
-        print(_json(found))
+        print(_json(found, is_right=is_right))
     else:
         _print(found, would=would)
-    stand_still = not would and any(view.stopped_position is not None for view in found.views)
-    return 0 if found.is_right and not stand_still else 1
+    return 0 if is_right else 1
 
 
 def _print(found: Found, *, would: bool) -> None:
@@ -64,13 +65,13 @@ def _print_difference(one: Difference) -> None:
         print(f"{'':20}{said}{NOTHING if old is None else old} → {NOTHING if new is None else new}")
 
 
-def _json(found: Found) -> str:
+def _json(found: Found, *, is_right: bool) -> str:
     views = [
         msgspec.to_builtins(view) | {"beyondTheEnd": view.is_beyond_the_end, "right": view.is_right}
         for view in found.views
     ]
     whole = {
-        "ok": found.is_right,
+        "ok": is_right,
         "events": found.events,
         "runs": found.runs,
         "views": views,

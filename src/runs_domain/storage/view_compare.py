@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 
 from runs_domain.errors import ContentErased, HistoryCorrupt
-from runs_domain.ids import Position, RunId
+from runs_domain.ids import AccountId, Position, RunId
 from runs_domain.keys import ServerSecrets
 from runs_domain.ports import Recorded
 from runs_domain.settings import Secret
@@ -50,7 +50,9 @@ class Counts(msgspec.Struct, frozen=True):
     missing: int = 0
     extra: int = 0
     unreadable: int = 0
-    """Rows of accounts that were erased, which nobody can open any more; no difference."""
+    """Rows that a run of an erased account still has: nobody can open them, and a rebuild brings
+    none of them over. No difference.
+    """
 
     @property
     def differing(self) -> int:
@@ -157,6 +159,7 @@ class _Comparison:
         """The rows of the view from run to run against the folds of the batch, which are theirs."""
         places = [list(view.columns).index(name) for name in view.key]
         expected: dict[Row, Row] = {}
+        owners = {stream.run_id: stream.events[0].subject for stream in batch.streams}
         skipped: set[RunId] = set(self._left_out)
         looked_at: set[RunId] = set()
         for stream in batch.streams:
@@ -178,7 +181,7 @@ class _Comparison:
             ):
                 continue
             should = expected.pop(tuple(row[place] for place in places), None)
-            tally[self._held(view, row, should, keys)] += 1
+            tally[self._held(view, row, should, keys, owners.get(run_id))] += 1
         for should in expected.values():
             tally["missing"] += 1
             self._differs(view, "missing", None, should, batch.keys)
@@ -215,12 +218,17 @@ class _Comparison:
         for row in rows:
             yield row, keys
 
-    def _held(self, view: View, row: Row, should: Row | None, keys: Keys) -> str:
-        """What to count a row of the view as."""
+    def _held(
+        self, view: View, row: Row, should: Row | None, keys: Keys, owner: AccountId | None
+    ) -> str:
+        """What to count a row of the view as; `owner` is whose run it is, by its stream."""
         try:
             is_ = view.comparable(row, keys)
         except ContentErased:
-            return "unreadable"
+            # Under any other account the row is not the run's: nobody sealed it there.
+            if should is None and row[list(view.columns).index("account_id")] == owner:
+                return "unreadable"
+            is_ = None
         except HistoryCorrupt:
             is_ = None
         if should is None:
@@ -267,7 +275,7 @@ def _texts(view: View, row: Row | None, keys: Keys) -> dict[str, str | None]:
         return dict.fromkeys(view.columns)
     try:
         opened = view.comparable(row, keys)
-    except HistoryCorrupt:
+    except (HistoryCorrupt, ContentErased):
         opened = tuple(
             UNOPENED if name == CONTENT else value
             for name, value in zip(view.columns, row, strict=True)
