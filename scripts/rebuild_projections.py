@@ -8,8 +8,8 @@ with .venv/bin/python; it needs RUNLEDGER_ADMIN_DATABASE_URL, the owner's role, 
 RUNLEDGER_* settings.
 
 A rebuild that was killed, or whose disk was full, goes on where it was when the same command is
-given again; --restart begins anew, --discard only throws away what is left of it, --status says
-what there is.
+given again; --restart begins anew, --discard only throws away what is left of it, whichever views
+it was of, --status says what there is.
 
 --from-position P makes anew the rows of every run that has an event after position P, and copies
 the others as they stand, right or wrong: for repairs after a fault that began at P. A view whose
@@ -55,8 +55,11 @@ FULL: Final = (
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
-    if options.dry_run and options.restart:
-        parser.error("--dry-run leaves nothing behind, so there is nothing to restart")
+    if options.status or options.discard:
+        if options.views:
+            parser.error("this is of all the views of the rebuild that was left behind: name none")
+        if options.from_position is not None:
+            parser.error("a position is for a rebuild or its dry run")
     views = views_of(options, parser)
 
     def work() -> int:
@@ -89,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--dry-run", action="store_true", help="say what would change")
     what.add_argument("--status", action="store_true", help="say what is under way or left behind")
     what.add_argument("--discard", action="store_true", help="throw away what was left behind")
-    parser.add_argument("--restart", action="store_true", help="throw that away and begin anew")
+    what.add_argument("--restart", action="store_true", help="throw that away and begin anew")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     return parser
 

@@ -42,8 +42,10 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     """An argparse type."""
 
     def number(given: str) -> int:
-        if not (given.isascii() and given.isdecimal() and least <= int(given[:20]) <= most):
+        # No more digits than tell that it is too large: Python refuses to read thousands of them.
+        digits = given.lstrip("0")[: len(str(most)) + 1] or "0"
+        if not (given.isascii() and given.isdecimal() and least <= int(digits) <= most):
             raise argparse.ArgumentTypeError(f"it takes a whole number from {least} to {most}")
-        return int(given)
+        return int(digits)
 
     return number

@@ -290,7 +290,16 @@ async def test_a_rebuild_from_a_position_that_a_view_has_not_reached_begins_wher
         (("--from-position", "99999"), 1, "position 99999 is beyond the log's end, which is 0"),
         (("--dry-run", "--from-position", "9"), 2, "position 9 is beyond the log's end"),
         (("--workers", "0"), 2, "from 1 to 64"),
+        (("--dry-run", "--limit", "0" * 20 + "1000001"), 2, "from 0 to 1000000"),
+        (("--limit", "9" * 5000), 2, "from 0 to 1000000"),
+        (("--from-position", "0" * 30 + "99999"), 1, "position 99999 is beyond the log's end"),
         (("--dry-run", "--status"), 2, "not allowed with"),
+        (("--dry-run", "--restart"), 2, "not allowed with"),
+        (("--status", "--restart"), 2, "not allowed with"),
+        (("--discard", "--restart"), 2, "not allowed with"),
+        (("runs", "--discard"), 2, "of all the views of the rebuild that was left behind"),
+        (("runs", "--status"), 2, "of all the views of the rebuild that was left behind"),
+        (("--status", "--from-position", "7"), 2, "a position is for a rebuild or its dry run"),
     ],
 )
 def test_a_rebuild_with_bad_arguments_says_so(
