@@ -14,12 +14,20 @@ from runs_domain.errors import StoreUnavailable
 from runs_domain.ports import Clock
 from runs_domain.settings import Secret
 from runs_domain.storage.log_window import STRETCH_EVENTS_MAX, LogWindow
-from runs_domain.storage.projection import FoldFailed, NoCheckpoint, Projection
+from runs_domain.storage.projection import (
+    BATCH_SECONDS_MAX,
+    BatchTooLarge,
+    FoldFailed,
+    NoCheckpoint,
+    Projection,
+)
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.views import all_views
 from runs_domain.storage.waking import Signal, Wait
 
 BATCH_EVENTS_MAX: Final = STRETCH_EVENTS_MAX
+GROWING_SECONDS_MAX: Final = BATCH_SECONDS_MAX / 4
+"""After one that took longer, the next is no larger: it might come to nothing."""
 REST_SECONDS_MAX: Final = 0.1
 """After a batch at the log's end."""
 EVENTS_PER_REST: Final = 50
@@ -59,7 +67,7 @@ class Projector:
         """Take what is there, and rest as long as is due."""
         began = self._clock.monotonic_seconds()
         try:
-            taken = await self._take()
+            taken = await self._take(began)
         except NoCheckpoint as error:
             self._say(logging.WARNING, "waits for a migration", error)
             await self._clock.sleep(MIGRATION_RETRY_SECONDS)
@@ -78,12 +86,15 @@ class Projector:
             rest = worked * (1 + taken / EVENTS_PER_REST)
             await self._clock.sleep(min(rest, REST_SECONDS_MAX))
 
-    async def _take(self) -> int | None:
+    async def _take(self, began: float) -> int | None:
         """One batch; None = the view is stopped. After one that fails, ever smaller ones, until
-        the event is found.
+        the event is found; after one that takes too much, until one does not.
         """
         try:
             taken = await self._projection.advance(self._events_max)
+        except BatchTooLarge as error:
+            self._events_max = max(1, error.events // 2)
+            raise
         except FoldFailed as failure:
             if failure.events > 1:
                 self._events_max = failure.events // 2
@@ -95,7 +106,8 @@ class Projector:
         if self.trouble is not None and (taken or not self._is_stopped):
             _logger.info("view %s goes on", self._projection.name)
             self.trouble, self._is_stopped = None, False
-        self._events_max = min(BATCH_EVENTS_MAX, self._events_max * 2)
+        if taken and self._clock.monotonic_seconds() - began < GROWING_SECONDS_MAX:
+            self._events_max = min(BATCH_EVENTS_MAX, self._events_max * 2)
         return taken
 
     def _say(self, level: int, trouble: str, error: Exception) -> None:

@@ -20,6 +20,7 @@ from runs_domain.read_models import MessageRow
 from runs_domain.run import decide
 from runs_domain.settings import Secret
 from runs_domain.storage import messages_view
+from runs_domain.storage import projection as projection_module
 from runs_domain.storage.connection import Connection, ReconnectingConnection
 from runs_domain.storage.identity import SystemClock
 from runs_domain.storage.log_window import LogWindow
@@ -35,7 +36,7 @@ from tests.support.servers import Database
 from tests.support.views import are_caught_up, projecting, rows_folded, rows_held
 from tests.support.waiting import until
 from workers import projector
-from workers.projector import all_projections
+from workers.projector import BATCH_EVENTS_MAX, Projector, all_projections
 
 CLOCK = SystemClock()
 SWAP = """
@@ -84,6 +85,11 @@ async def assert_views_are_the_fold(
         assert await rows_held(reader, log, run.run_id) == await rows_folded(log, run.run_id)
 
 
+async def is_caught_up(reader: ReconnectingConnection, name: str) -> bool:
+    ((last,),) = await reader.fetch("SELECT max(notification_id) FROM stored_events")
+    return (await by_name(reader))[name].position == last
+
+
 async def finished(log: PostgresEventLog, count: int) -> list[Run]:
     runs = [Run(log) for _ in range(count)]
     await asyncio.gather(*(run.finish() for run in runs))
@@ -105,11 +111,15 @@ class Picky:
         self.poison: set[Position] = set()
         self.raises: list[Exception] = []
         self.batches: list[int] = []
+        self.events_max = BATCH_EVENTS_MAX
+        """More of them at once are never done."""
 
     async def apply(
         self, connection: Connection, batch: Sequence[Recorded], table: str, keys: Keys
     ) -> None:
         self.batches.append(len(batch))
+        if len(batch) > self.events_max:
+            await connection.execute("SELECT pg_sleep(600)")
         await self._view.apply(connection, batch, table, keys)
         if self.raises:
             raise self.raises.pop()
@@ -373,6 +383,62 @@ async def test_a_run_is_no_damage_whatever_credits_it_moves(
 
     assert await are_caught_up(reader)
     await assert_views_are_the_fold(reader, log, [run])
+
+
+@pytest.mark.parametrize(
+    ("error", "shrinks"),
+    [
+        (MemoryError(), True),
+        (errors.OutOfMemory(), True),
+        (errors.QueryCanceled(), True),
+        (StoreUnavailable("down"), False),
+        (errors.AdminShutdown(), False),
+        (errors.LockNotAvailable(), False),
+        (errors.DiskFull(), False),
+    ],
+)
+async def test_a_batch_that_takes_too_much_is_halved_and_one_that_met_a_database_in_trouble_is_not(
+    error: Exception, shrinks: bool, database: Database, log: PostgresEventLog
+) -> None:
+    await finished(log, 4)
+    view = Picky(RunsView())
+    projection = Projection(Secret(database.url), view, log.data_keys)
+    one = Projector(projection, CLOCK, CLOCK.sleep)
+    view.raises = [error] * 2
+    while await projection.is_behind():
+        await one._round()
+    await projection.close()
+
+    first = view.batches[0]
+    halved = [first, first // 2, first // 4, first // 2]
+    assert view.batches[:4] == (halved if shrinks else [first] * 3)
+
+
+async def test_what_takes_too_long_at_once_is_taken_in_pieces_and_a_poison_event_in_it_is_found(
+    database: Database,
+    log: PostgresEventLog,
+    reader: ReconnectingConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(projection_module, "BATCH_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(projector, "GROWING_SECONDS_MAX", 0.0)
+    runs = await finished(log, 4)
+    view = Picky(RunsView())
+    view.events_max = 10
+    poison = (await log.read(runs[2].run_id))[4].position
+    view.poison = {poison}
+
+    async with projecting([Projection(Secret(database.url), view, log.data_keys)]):
+
+        async def stopped() -> bool:
+            return (await by_name(reader))["runs"].stopped_position == poison
+
+        await until(stopped)
+        view.poison = set()
+        await until(lambda: is_caught_up(reader, "runs"))
+    for run in runs:
+        held, made = await rows_held(reader, log, run.run_id), await rows_folded(log, run.run_id)
+        assert held["runs"] == made["runs"]
 
 
 async def test_a_row_that_the_table_refuses_stops_its_view_at_the_event(

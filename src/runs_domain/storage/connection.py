@@ -50,6 +50,10 @@ class ServerRefuses(StoreUnavailable):
     """The server answered that it cannot do this now: nothing took effect."""
 
 
+class NoAnswer(StoreUnavailable):
+    """The work had not ended at its deadline, and was cut off."""
+
+
 def is_away(error: BaseException | None) -> bool:
     """Whether it is about the server's state, not about what it was asked."""
     if not isinstance(error, psycopg.Error):
@@ -139,7 +143,7 @@ class ReconnectingConnection:
         task = asyncio.ensure_future(work(connection))
         seconds_left = deadline - asyncio.get_running_loop().time()
         if not await done_in_time(task, connection, seconds_left):
-            raise StoreUnavailable(f"{self._name}: no answer within {self._seconds_max:g} s")
+            raise NoAnswer(f"{self._name}: no answer within {self._seconds_max:g} s")
         if connection.info.transaction_status != TransactionStatus.IDLE:  # broken, or left open
             await connection.close()
         elif not task.cancelled() and is_away(task.exception()):

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 import psycopg
+from psycopg import errors
 from psycopg.rows import TupleRow
 
 from runs_domain.errors import RunledgerError, StoreUnavailable, ViewDamaged
@@ -20,7 +21,13 @@ from runs_domain.ports import Recorded
 from runs_domain.settings import Secret
 from runs_domain.storage import lean_codec
 from runs_domain.storage.codec import StoredRow
-from runs_domain.storage.connection import Connection, Fetches, ReconnectingConnection, is_away
+from runs_domain.storage.connection import (
+    Connection,
+    Fetches,
+    NoAnswer,
+    ReconnectingConnection,
+    is_away,
+)
 from runs_domain.storage.log_window import LogWindow, Part
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
@@ -28,6 +35,11 @@ from runs_domain.storage.view import Keys, View
 
 BATCH_SECONDS_MAX: Final = 30.0
 
+_SETTINGS: Final = READ_SETTINGS | {
+    "synchronous_commit": "off",
+    # A batch that was cut off, or whose projector was killed, gives up the checkpoint's lock soon.
+    "client_connection_check_interval": "1s",
+}
 _CHECKPOINT: Final = "SELECT position FROM checkpoints WHERE name = %s FOR UPDATE SKIP LOCKED"
 ADVANCE: Final = """
 UPDATE checkpoints SET
@@ -50,6 +62,8 @@ FROM checkpoints WHERE name = %s
 _CHECKPOINTS: Final = """
 SELECT name, position, stopped_position, stopped_error, stopped_at FROM checkpoints ORDER BY name
 """
+# Of our memory and the server's; a time-out of the server's, as a role may have it.
+_TOO_MUCH: Final = (MemoryError, errors.OutOfMemory, errors.QueryCanceled)
 
 
 class Checkpoint(Struct, frozen=True):
@@ -74,6 +88,14 @@ class FoldFailed(RunledgerError):
         self.position = first.position
 
 
+class BatchTooLarge(StoreUnavailable):
+    """It took more time or memory than there is, now; a smaller one may not."""
+
+    def __init__(self, events: int, why: str) -> None:
+        super().__init__(f"a batch of {events} events was not taken: {why}")
+        self.events = events
+
+
 class NoCheckpoint(StoreUnavailable):
     """The view belongs to a release to which the database was not migrated yet."""
 
@@ -91,7 +113,7 @@ class Projection:
             url,
             name=f"runledger projector {view.name}",
             seconds_max=BATCH_SECONDS_MAX,
-            parameters={**READ_SETTINGS, "synchronous_commit": "off"},
+            parameters=_SETTINGS,
         )
         self._place: Position | None = None
         """Where the view was when we wrote last; only its checkpoint knows where it is."""
@@ -112,7 +134,7 @@ class Projection:
 
     async def advance(self, events_max: int) -> int:
         """Take the next batch; how many events it had. 0 = nothing is there, or another
-        projector is at it. Raises FoldFailed, StoreUnavailable, NoCheckpoint.
+        projector is at it. Raises FoldFailed, StoreUnavailable, BatchTooLarge, NoCheckpoint.
         """
         place, self._place, self.goes_on = self._place, None, False
         while True:
@@ -171,11 +193,14 @@ class Projection:
                     last = batch[-1].position
                     await connection.execute(ADVANCE, (last, self.name), prepare=True)
             except Exception as error:  # whatever it is: a fold that fails is not a lag
-                _raise_passing(error)
+                _raise_passing(error, len(batch))
                 raise FoldFailed(part.rows[: len(batch)], error) from error
             return len(batch)
 
-        taken = await self._connection.run(work)
+        try:
+            taken = await self._connection.run(work)
+        except NoAnswer as error:
+            raise BatchTooLarge(len(batch), str(error)) from None
         if taken:
             self._place = batch[-1].position
             self.goes_on = part.goes_on or taken < len(part.rows)
@@ -193,14 +218,14 @@ class Projection:
         try:
             keys = await self._data_keys.for_reading(subjects.values())
         except Exception as error:
-            _raise_passing(error)
+            _raise_passing(error, len(part.outlines))
             raise FoldFailed(part.rows[: len(part.outlines)], error) from error
         batch: list[Recorded] = []
         for row, outline in zip(part.rows, part.outlines, strict=False):
             try:
                 batch.append(lean_codec.with_content(row, outline, keys[outline.subject]))
             except Exception as error:
-                _raise_passing(error)
+                _raise_passing(error, len(part.outlines))
                 if not batch:
                     raise FoldFailed([row], error) from error
                 break
@@ -232,9 +257,11 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def _raise_passing(error: Exception) -> None:
-    """Raise `error` on if it is about the moment and not about the events."""
+def _raise_passing(error: Exception, events: int) -> None:
+    """Raise `error` on if it is about the moment, or so many events at once, and not about one."""
+    if isinstance(error, _TOO_MUCH):
+        raise BatchTooLarge(events, type(error).__name__) from error
     if isinstance(error, StoreUnavailable) or is_away(error):
         raise error
-    if isinstance(error, MemoryError | OSError):
+    if isinstance(error, OSError):
         raise StoreUnavailable(f"a batch was not taken: {type(error).__name__}") from error
