@@ -1,6 +1,5 @@
 """The end of a rebuild: what is caught up on, and the moment in which the new table takes over."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
@@ -17,23 +16,15 @@ from tests.support.log_streams import Run
 from tests.support.rebuilds import (
     assert_right,
     left_behind,
+    once_before,
     portraits,
     projected,
     rebuild_here,
     some_runs,
 )
 from tests.support.servers import Database, as_owner
+from tests.support.views import NEVER_BACK
 
-NEVER_BACK = """
-CREATE FUNCTION never_back() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.position < OLD.position THEN
-        RAISE EXCEPTION 'view % jumps from % back to %', NEW.name, OLD.position, NEW.position;
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER never_back BEFORE UPDATE ON checkpoints FOR EACH ROW EXECUTE FUNCTION never_back()
-"""
 SPOIL = """
 UPDATE stored_events SET topic = 'run.started.v9', state = convert_to(replace(
     convert_from(state, 'UTF8'), 'run.started.v1', 'run.started.v9'), 'UTF8')
@@ -47,7 +38,6 @@ WHERE originator_id = %s AND topic = 'run.started.v9'
 ERASE = """
 UPDATE account_data_keys SET wrapped = NULL, destroyed_at = clock_timestamp() WHERE account_id = %s
 """
-Doing = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture
@@ -55,18 +45,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is caught up on in one go."""
     monkeypatch.setattr(rebuild_catch_up, "BATCH_EVENTS_MAX", 5)
     monkeypatch.setattr(rebuild_swap, "LAST_EVENTS_MAX", 2)
-
-
-def once_before(patch: pytest.MonkeyPatch, module: Any, name: str, do: Doing) -> None:
-    """Something happens right before a step of the rebuild, the first time that it is taken."""
-    step = getattr(module, name)
-
-    async def do_and_step(*arguments: Any) -> Any:
-        patch.setattr(module, name, step)
-        await do()
-        return await step(*arguments)
-
-    patch.setattr(module, name, do_and_step)
 
 
 def end_of(database: Database) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -94,6 +94,20 @@ async def rebuild_here(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rebuild, "in_processes", in_threads)
         return await rebuild.rebuild(Secret(database.admin_url), SECRETS, asked, Quiet())
+
+
+def once_before(
+    patch: pytest.MonkeyPatch, module: Any, name: str, do: Callable[[], Awaitable[None]]
+) -> None:
+    """Something happens right before a step of the rebuild, the first time that it is taken."""
+    step = getattr(module, name)
+
+    async def do_and_step(*arguments: Any) -> Any:
+        patch.setattr(module, name, step)
+        await do()
+        return await step(*arguments)
+
+    patch.setattr(module, name, do_and_step)
 
 
 async def check_here(

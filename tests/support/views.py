@@ -16,6 +16,18 @@ from runs_domain.storage.view import Row
 from runs_domain.storage.views import all_views
 from workers.projector import project
 
+NEVER_BACK = """
+CREATE FUNCTION never_back() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.position < OLD.position THEN
+        RAISE EXCEPTION 'view % jumps from % back to %', NEW.name, OLD.position, NEW.position;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER never_back BEFORE UPDATE ON checkpoints FOR EACH ROW EXECUTE FUNCTION never_back()
+"""
+"""Put on a database, whatever would make a view older than it was fails."""
+
 Place = tuple[RunId, AccountId, ChatId]
 
 
