@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-import psycopg
 from psycopg import errors
 from psycopg.rows import TupleRow
 
@@ -32,6 +31,7 @@ from runs_domain.storage.log_window import LogWindow, Part
 from runs_domain.storage.postgres_log import READ_SETTINGS
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import Keys, View
+from runs_domain.storage.view_folds import reason
 
 BATCH_SECONDS_MAX: Final = 30.0
 
@@ -82,7 +82,7 @@ class FoldFailed(RunledgerError):
     def __init__(self, rows: Sequence[StoredRow], error: Exception) -> None:
         first = rows[0]
         super().__init__(
-            f"event {first.version} of run {first.run_id} ({first.tag}): {_reason(error)}"
+            f"event {first.version} of run {first.run_id} ({first.tag}): {reason(error)}"
         )
         self.events = len(rows)
         self.position = first.position
@@ -246,15 +246,6 @@ async def checkpoints(connection: Fetches) -> tuple[Checkpoint, ...]:
             _CHECKPOINTS
         )
     )
-
-
-def _reason(error: Exception) -> str:
-    """Without anything that a client or a model wrote."""
-    if isinstance(error, RunledgerError):
-        return f"{type(error).__name__}: {error}"
-    if isinstance(error, psycopg.Error):
-        return f"{type(error).__name__} {error.sqlstate or ''}".strip()
-    return type(error).__name__
 
 
 def _raise_passing(error: Exception, events: int) -> None:
