@@ -123,7 +123,7 @@ def _fill(place: Place, runs: int, *options: str) -> dict[str, Any]:
         "events": seeded["events"],
         "seed_seconds": seeded["seconds"],
         "rebuild_seconds": rebuilt["seconds"],
-        "rebuild_events_per_s": rebuilt["events_per_second"],
+        "rebuild_events_per_s": rebuilt["eventsPerSecond"],
     }
 
 
