@@ -103,6 +103,16 @@ def killed_before_its_swap(database: Database) -> None:
         script.wait(10)
 
 
+def killed_before_any_swap(database: Database) -> None:
+    with (
+        held_by(database, "SELECT FROM runs, messages"),
+        rebuilding(database, *VIEWS) as script,
+    ):
+        said(script, " waits for ")
+        script.kill()
+        script.wait(10)
+
+
 def stopped_by_an_operator(database: Database) -> None:
     """Ctrl-C, in the last phase."""
     with (
@@ -167,6 +177,37 @@ async def test_what_a_killed_rebuild_left_is_thrown_away_on_demand(
     assert run(database, REBUILD, "--discard")[:2] == (0, "thrown away\n")
     assert left_behind(database) == []
     assert run(database, REBUILD, "--discard")[:2] == (0, "nothing was left behind\n")
+
+
+@pytest.mark.parametrize("arguments", [("--discard",), ("--restart", *VIEWS)])
+async def test_throwing_away_that_is_killed_has_thrown_away_nothing(
+    database: Database, log: PostgresEventLog, arguments: tuple[str, ...]
+) -> None:
+    """Wherever it was: it waits for one table, with others dropped before."""
+    await some_runs(log, 3)
+    await asyncio.to_thread(killed_before_any_swap, database)
+    await asyncio.to_thread(until_sync, lambda: is_alone(database))
+    before = left_behind(database)
+    assert {"messages__rebuild", "runs__rebuild"} <= set(before)
+
+    def killed() -> None:
+        for table in ("messages__rebuild", "runs__rebuild", "view_rebuilds"):
+            with (
+                held_by(database, f"LOCK TABLE {table} IN SHARE MODE"),
+                rebuilding(database, *arguments) as script,
+            ):
+                until_sync(lambda: waits(database) or script.poll() is not None)
+                script.kill()
+                script.wait(10)
+            until_sync(lambda: is_alone(database))
+            assert left_behind(database) == before, table
+
+    await asyncio.to_thread(killed)
+
+    assert rebuilt(database, *VIEWS)["resumed"] is True
+    assert left_behind(database) == []
+    await projected(database, log)
+    await assert_right(database)
 
 
 async def test_a_killed_worker_ends_the_rebuild_with_a_sentence(

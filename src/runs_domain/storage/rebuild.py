@@ -140,7 +140,7 @@ class _Rebuild:
                 )
         left = await book.entries(self._owner)
         if left and not self._asked.restart and self._is_the_same(left):
-            why_not = self._out_of_date(left)
+            why_not = await self._why_not_go_on(left)
             if why_not is None:
                 self._show.note(f"going on with {describe(await state_of(self._owner))}")
                 return left, True
@@ -161,11 +161,14 @@ class _Rebuild:
             and first.from_position == self._asked.from_position
         )
 
-    def _out_of_date(self, left: Sequence[Entry]) -> str | None:
+    async def _why_not_go_on(self, left: Sequence[Entry]) -> str | None:
         if left[0].release != release():
             return "what was left behind is another release's"
         changed = [one.view for one in left if one.likeness != self._digest(one.view)]
-        return f"{', '.join(changed)} was altered since" if changed else None
+        if changed:
+            return f"{', '.join(changed)} was altered since"
+        missing = await shadows.missing(self._owner, [one.view for one in left])
+        return f"{', '.join(missing)} is no longer there" if missing else None
 
     def _digest(self, view: str) -> str:
         return hashlib.sha256(as_text(self._likeness[view]).encode()).hexdigest()

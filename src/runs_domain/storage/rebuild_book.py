@@ -65,9 +65,11 @@ WHERE notification_id > %(pinned)s AND originator_id BETWEEN %(first)s AND %(las
 ORDER BY 1
 """
 
+# Not the whole tables at one stroke: that would wait for a dump to end.
 _FORGET: Final = (
     "DELETE FROM view_rebuilds",
-    "TRUNCATE view_rebuild_ranges, view_rebuild_runs",
+    "DELETE FROM view_rebuild_ranges",
+    "DELETE FROM view_rebuild_runs",
 )
 
 
@@ -131,8 +133,9 @@ async def set_phase(owner: LongConnection, views: Sequence[str], phase: str) -> 
 
 
 async def forget(owner: LongConnection) -> None:
-    for statement in _FORGET:
-        await owner.do(statement)
+    async with owner.connection.transaction():
+        for statement in _FORGET:
+            await owner.do(statement, seconds_max=LONG_SECONDS_MAX)
 
 
 # ------------------------------------------------------------------------------ for workers

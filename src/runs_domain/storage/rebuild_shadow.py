@@ -27,6 +27,7 @@ FROM (
     WHERE attrelid = %(table)s::regclass AND NOT attisdropped
 ) AS granted
 """
+_MISSING: Final = "SELECT one FROM unnest(%s::text[]) AS one WHERE to_regclass(one) IS NULL"
 
 
 def shadow_of(view: str) -> str:
@@ -175,6 +176,12 @@ def _renamed(kind: str, old: str, new: str) -> str:
         .format(sql.SQL(kind), sql.Identifier(old), sql.Identifier(new))
         .as_string()
     )
+
+
+async def missing(owner: LongConnection, views: Sequence[str]) -> list[str]:
+    """Those of the views' shadows that are not there."""
+    tables = [shadow_of(view) for view in views]
+    return [table for (table,) in await owner.fetch(_MISSING, (tables,))]
 
 
 async def drop(owner: LongConnection, tables: Sequence[str]) -> None:

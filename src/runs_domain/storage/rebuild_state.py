@@ -1,6 +1,6 @@
 """Who rebuilds, how far it is, and what was left behind."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -101,19 +101,34 @@ async def drop_replaced(owner: LongConnection) -> Mapping[str, str]:
     stay = {}
     for view in all_views():
         table = shadows.replaced_of(view.name)
-        why = await _why_it_stays(owner, table)
+        why = await _why_they_stay(owner, [table])
         if why is not None:
             stay[table] = why
     return stay
 
 
-async def _why_it_stays(owner: LongConnection, table: str) -> str | None:
-    """None = it is dropped."""
+async def throw_away(owner: LongConnection) -> bool:
+    """What a rebuild left behind, all of it; False if there was nothing. Raises CannotRebuild."""
+    some = await book.entries(owner)
+    await drop_replaced(owner)
+    tables = [shadows.shadow_of(view.name) for view in all_views()]
+    why = await _why_they_stay(owner, tables, with_book=True)
+    if why is not None:
+        raise CannotRebuild(f"what was left behind stays, because {why}; nothing was thrown away")
+    return bool(some)
+
+
+async def _why_they_stay(
+    owner: LongConnection, tables: Sequence[str], *, with_book: bool = False
+) -> str | None:
+    """None = they are dropped, all at once."""
     for _ in range(DROP_TRIES_MAX):
         try:
             async with owner.connection.transaction():
                 await owner.do(f"SET LOCAL lock_timeout = '{DROP_WAIT}'")
-                await shadows.drop(owner, [table])
+                await shadows.drop(owner, tables)
+                if with_book:
+                    await book.forget(owner)
         except ServerFailed as error:
             if isinstance(error.__cause__, psycopg.errors.DependentObjectsStillExist):
                 return HANGED_ON
@@ -122,11 +137,3 @@ async def _why_it_stays(owner: LongConnection, table: str) -> str | None:
         else:
             return None
     return "it is still being read"
-
-
-async def throw_away(owner: LongConnection) -> bool:
-    some = await book.entries(owner)
-    await drop_replaced(owner)
-    await shadows.drop(owner, [shadows.shadow_of(one.view) for one in some])
-    await book.forget(owner)
-    return bool(some)
