@@ -1,5 +1,6 @@
 """What a rebuild makes, leaves behind and throws away; what it looks up in the moment of a swap."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,12 +10,19 @@ import pytest
 
 from runs_domain.settings import Secret
 from runs_domain.storage import rebuild, rebuild_catch_up, rebuild_state
-from runs_domain.storage.long_work import open_session
+from runs_domain.storage.long_work import ServerFailed, open_session
 from runs_domain.storage.postgres_log import PostgresEventLog
 from runs_domain.storage.rebuild import CannotRebuild
 from runs_domain.storage.rebuild_state import OWNER, discard
 from tests.support.log_streams import Run
-from tests.support.rebuilds import assert_right, left_behind, projected, rebuild_here, some_runs
+from tests.support.rebuilds import (
+    assert_right,
+    left_behind,
+    portraits,
+    projected,
+    rebuild_here,
+    some_runs,
+)
 from tests.support.servers import Database, as_owner
 
 ACCOUNTS = 20_000
@@ -163,3 +171,95 @@ async def test_a_shadow_that_is_on_no_book_is_in_no_rebuilds_way(
     as_owner(database, "CREATE TABLE runs__rebuild AS TABLE runs")
     await rebuild_here(database, "runs", restart=restart)
     assert left_behind(database) == []
+
+
+# ------------------------------------------------------------------------------ what it makes
+
+SUBGRANT = """
+GRANT SELECT ON runs TO runledger_service WITH GRANT OPTION; SET ROLE runledger_service;
+GRANT SELECT ON runs TO PUBLIC; RESET ROLE
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("ALTER TABLE runs REPLICA IDENTITY FULL", "the replica identity"),
+        (
+            "ALTER TABLE runs ADD CONSTRAINT mine UNIQUE (requested_position) DEFERRABLE",
+            "the deferrable constraint mine",
+        ),
+        (
+            "ALTER TABLE runs ADD CONSTRAINT mine CHECK (version > 0) NOT VALID",
+            "the constraint mine (not valid)",
+        ),
+        ("ALTER TABLE runs ADD COLUMN mine serial", "the sequence runs_mine_seq"),
+        ("ALTER INDEX of_mine ALTER COLUMN 1 SET STATISTICS 7", "the statistics of of_mine"),
+        (SUBGRANT, "the grants by runledger_service"),
+    ],
+)
+async def test_what_cannot_be_copied_is_named_before_anything_is_made(
+    database: Database, sql: str, what: str
+) -> None:
+    as_owner(database, "CREATE INDEX of_mine ON runs (lower(model))")
+    as_owner(database, sql)
+    with pytest.raises(CannotRebuild, match=re.escape(f"would lose: {what};")):
+        await rebuild_here(database, "runs")
+    assert left_behind(database) == []
+
+
+async def test_an_index_whose_making_failed_is_named_before_anything_is_made(
+    database: Database, log: PostgresEventLog
+) -> None:
+    await some_runs(log, 3)
+    await projected(database, log)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        as_owner(database, "CREATE UNIQUE INDEX CONCURRENTLY mine ON runs (model)")
+    with pytest.raises(CannotRebuild, match="the invalid index mine"):
+        await rebuild_here(database, "runs")
+
+
+@pytest.mark.parametrize(
+    ("sql", "part"),
+    [
+        ("ALTER TABLE runs REPLICA IDENTITY FULL", "replicaIdentity"),
+        ("ALTER TABLE runs ADD CONSTRAINT mine CHECK (version > 0) NOT VALID", "constraints"),
+    ],
+)
+async def test_a_shadow_that_came_out_different_is_found_so_before_it_is_filled(
+    database: Database,
+    log: PostgresEventLog,
+    monkeypatch: pytest.MonkeyPatch,
+    sql: str,
+    part: str,
+) -> None:
+    """Of what nobody had thought of."""
+    await some_runs(log, 3)
+    as_owner(database, sql)
+
+    async def none(*_: Any) -> list[str]:
+        return []
+
+    monkeypatch.setattr(rebuild, "hindrances", none)
+    with pytest.raises(ServerFailed, match=f"the shadow of runs is not like it in: {part}$"):
+        await rebuild_here(database, "runs")
+    assert left_behind(database) == []
+
+
+async def test_a_table_has_the_grants_and_options_of_the_one_before_and_no_others(
+    database: Database,
+) -> None:
+    """Whatever a new table would be given by itself."""
+    for sql in (
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT ON TABLES TO PUBLIC, runledger_service",
+        "REVOKE TRIGGER ON credits FROM CURRENT_USER",
+        "REVOKE ALL ON sandboxes FROM runledger_service",
+        "UPDATE pg_class SET relacl = NULL WHERE relname = 'messages'",  # as if never granted
+        "ALTER TABLE runs RESET (fillfactor)",
+        "ALTER TABLE runs SET (autovacuum_enabled = true, fillfactor = 70)",
+    ):
+        as_owner(database, sql)
+    before = await portraits(database)
+    for _ in range(2):
+        await rebuild_here(database)
+        assert await portraits(database) == before

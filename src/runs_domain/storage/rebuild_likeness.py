@@ -16,9 +16,11 @@ Likeness = dict[str, Any]
 _TABLE: Final = """
 SELECT jsonb_build_object(
     'owner', pg_get_userbyid(one.relowner), 'persistence', one.relpersistence,
-    'options', to_jsonb(one.reloptions), 'toastOptions', to_jsonb(toast.reloptions),
+    'options', to_jsonb(ARRAY(SELECT unnest(one.reloptions) ORDER BY 1)),
+    'toastOptions', to_jsonb(ARRAY(SELECT unnest(toast.reloptions) ORDER BY 1)),
     'method', am.amname, 'tablespace', space.spcname, 'replicaIdentity', one.relreplident,
-    'acl', to_jsonb(ARRAY(SELECT item::text FROM unnest(one.relacl) AS item ORDER BY 1)),
+    'acl', to_jsonb(ARRAY(SELECT item::text FROM unnest(
+        coalesce(one.relacl, acldefault('r', one.relowner))) AS item ORDER BY 1)),
     'comment', obj_description(one.oid, 'pg_class'), 'schema', place.nspname
 )
 FROM pg_class AS one
@@ -82,6 +84,36 @@ SELECT 'the statistics ' || stxname FROM pg_statistic_ext WHERE stxrelid = %(tab
 UNION ALL
 SELECT 'the publication ' || pubname FROM pg_publication_rel
 JOIN pg_publication AS one ON one.oid = prpubid WHERE prrelid = %(table)s::regclass
+UNION ALL
+SELECT 'the replica identity' FROM pg_class
+WHERE oid = %(table)s::regclass AND relreplident <> 'd'
+UNION ALL
+SELECT 'the invalid index ' || indexrelid::regclass::text FROM pg_index
+WHERE indrelid = %(table)s::regclass AND NOT indisvalid
+UNION ALL
+SELECT DISTINCT 'the statistics of ' || indexrelid::regclass::text
+FROM pg_index JOIN pg_attribute ON attrelid = indexrelid
+WHERE indrelid = %(table)s::regclass AND attstattarget >= 0
+UNION ALL
+SELECT 'the deferrable constraint ' || conname FROM pg_constraint
+WHERE conrelid = %(table)s::regclass AND condeferrable AND contype IN ('p', 'u')
+UNION ALL
+SELECT 'the constraint ' || conname || ' (not valid)' FROM pg_constraint
+WHERE conrelid = %(table)s::regclass AND NOT convalidated AND contype <> 'f'
+UNION ALL
+SELECT 'the sequence ' || objid::regclass::text
+FROM pg_depend JOIN pg_class AS one ON one.oid = objid AND classid = 'pg_class'::regclass
+WHERE refclassid = 'pg_class'::regclass AND refobjid = %(table)s::regclass AND one.relkind = 'S'
+UNION ALL
+SELECT DISTINCT 'the grants by ' || grantor::regrole::text
+FROM (
+    SELECT relowner AS owner, (aclexplode(relacl)).* FROM pg_class
+    WHERE oid = %(table)s::regclass
+    UNION ALL
+    SELECT relowner, (aclexplode(attacl)).* FROM pg_attribute JOIN pg_class AS one
+        ON one.oid = attrelid
+    WHERE attrelid = %(table)s::regclass AND NOT attisdropped
+) AS held WHERE grantor <> owner
 UNION ALL
 SELECT 'the inheritance of ' || inhrelid::regclass::text FROM pg_inherits
 WHERE %(table)s::regclass IN (inhrelid, inhparent)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from runs_domain.storage.long_work import LongConnection, ServerFailed
+from runs_domain.storage.rebuild_grants import copy_grants
 from runs_domain.storage.rebuild_likeness import Likeness, differing, likeness
 
 SHADOW: Final = "__rebuild"
@@ -17,16 +18,6 @@ REPLACED: Final = "__replaced"
 _WHILE_LOADED: Final = "autovacuum_enabled"
 """Off meanwhile: a vacuum would be in the way of the indexes, and there is nothing to clean."""
 ANALYZE_SECONDS_MAX: Final = 3600.0
-_GRANTS: Final = """
-SELECT coalesce(nullif(grantee, 0)::regrole::text, 'PUBLIC'), privilege_type, is_grantable,
-    column_name
-FROM (
-    SELECT (aclexplode(relacl)).*, NULL AS column_name FROM pg_class WHERE oid = %(table)s::regclass
-    UNION ALL
-    SELECT (aclexplode(attacl)).*, attname FROM pg_attribute
-    WHERE attrelid = %(table)s::regclass AND NOT attisdropped
-) AS granted
-"""
 _MISSING: Final = "SELECT one FROM unnest(%s::text[]) AS one WHERE to_regclass(one) IS NULL"
 
 
@@ -47,9 +38,12 @@ def index_names(view: str, like: Likeness, suffix: str = SHADOW) -> dict[str, st
 
 
 async def create(owner: LongConnection, view: str, like: Likeness) -> None:
-    """Without rows and indexes."""
-    for statement in [*_table(view, like), *await _grants(owner, view)]:
-        await owner.do(statement.as_string(), doing=f"making the shadow of {view}")
+    """Without rows and indexes. Raises ServerFailed if it is not like the view in all else."""
+    doing = f"making the shadow of {view}"
+    for statement in _table(view, like):
+        await owner.do(statement.as_string(), doing=doing)
+    await copy_grants(owner, view, shadow_of(view), doing=doing)
+    _assert_like(view, _bare(like), _bare(await likeness(owner, shadow_of(view))))
 
 
 def _table(view: str, like: Likeness) -> list[sql.Composable]:
@@ -83,22 +77,6 @@ def _table(view: str, like: Likeness) -> list[sql.Composable]:
     return made
 
 
-async def _grants(owner: LongConnection, view: str) -> list[sql.Composable]:
-    shadow = sql.Identifier(shadow_of(view))
-    return [
-        sql.SQL("GRANT {right}{column} ON {shadow} TO {whom}{too}").format(
-            right=sql.SQL(right),
-            column=sql.SQL("" if column is None else " ({})").format(
-                *([] if column is None else [sql.Identifier(column)])
-            ),
-            shadow=shadow,
-            whom=sql.SQL(whom),  # quoted by the server as it must be
-            too=sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-        )
-        for whom, right, grantable, column in await owner.fetch(_GRANTS, {"table": view})
-    ]
-
-
 def index_statements(view: str, like: Likeness) -> Mapping[str, Sequence[str]]:
     """What builds each index of the shadow, by its name there; to be done in one session."""
     statements = {}
@@ -124,9 +102,23 @@ async def complete(owner: LongConnection, view: str, like: Likeness) -> None:
     for statement in _rest(view, like, there):
         doing = f"completing the shadow of {view}"
         await owner.do(statement.as_string(), doing=doing, seconds_max=ANALYZE_SECONDS_MAX)
-    unlike = differing(like, await likeness(owner, shadow_of(view), names))
+    _assert_like(view, like, await likeness(owner, shadow_of(view), names))
+
+
+def _assert_like(view: str, like: Likeness, shadow: Likeness) -> None:
+    unlike = differing(like, shadow)
     if unlike:
         raise ServerFailed(f"the shadow of {view} is not like it in: {', '.join(unlike)}")
+
+
+def _bare(like: Likeness) -> Likeness:
+    """But for what is made once it is full: indexes, their constraints, and what was off."""
+    kept = [one for one in like["constraints"] if one["kind"] not in {"p", "u"}]
+    options = {
+        name: [one for one in like[name] if not one.startswith(f"{_WHILE_LOADED}=")]
+        for name in ("options", "toastOptions")
+    }
+    return like | options | {"indexes": [], "constraints": kept}
 
 
 def _rest(view: str, like: Likeness, there: Likeness) -> list[sql.Composable]:
@@ -194,8 +186,8 @@ async def drop(owner: LongConnection, tables: Sequence[str]) -> None:
 
 
 def _options(like: Likeness) -> dict[str, str]:
-    toast = {f"toast.{name}": to for name, to in _pairs(like["toastOptions"] or ()).items()}
-    return _pairs(like["options"] or ()) | toast
+    toast = {f"toast.{name}": to for name, to in _pairs(like["toastOptions"]).items()}
+    return _pairs(like["options"]) | toast
 
 
 def _pairs(options: Sequence[str]) -> dict[str, str]:
