@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from runs_domain.credentials_port import AccountKind
 from runs_domain.errors import RunledgerError
@@ -120,13 +121,14 @@ FROM account_data_keys WHERE account_id = %s
 """
 # The view, and any table that a rebuild is filling to become the view.
 _CONTENT_TABLES: Final = """
-SELECT class.oid::regclass::text FROM pg_class AS class
+SELECT class.oid, CASE WHEN space.nspname = current_schema() THEN quote_ident(class.relname)
+    ELSE format('%%I.%%I', space.nspname, class.relname) END
+FROM pg_class AS class
 JOIN pg_namespace AS space ON space.oid = class.relnamespace
 WHERE class.relkind = 'r' AND space.nspname NOT LIKE 'pg\\_%%'
     AND (SELECT count(*) FROM pg_attribute AS one
          WHERE one.attrelid = class.oid AND NOT one.attisdropped
              AND one.attname IN ('account_id', 'sealed')) = 2
-ORDER BY 1
 """
 _COUNT: Final = """
 UPDATE erasures SET {column} = {column} + %s WHERE account_id = %s RETURNING account_id
@@ -322,25 +324,19 @@ class Erasure:
 
     async def clear_views(self) -> None:
         """Delete the rows with the account's content. Raises TableBusy: a rebuild is at it."""
-        for ((table),) in await self._owner.fetch(_CONTENT_TABLES):
-            await self._barrier(table)
-            while await self._delete_some(table):
-                pass
+        cleared: set[tuple[int, str]] = set()
+        # A rebuild that swaps its table in meanwhile gives both other names, and drops one.
+        while left := set(await self._owner.fetch(_CONTENT_TABLES)) - cleared:
+            for oid, table in sorted(left):
+                await self._barrier(table)
+                while await self._delete_some(table):
+                    pass
+                cleared.add((oid, table))
 
     async def _barrier(self, table: str) -> None:
         """Wait until whoever wrote to the table has committed: what they wrote can be seen then."""
-
-        async def work(connection: Connection) -> bool:
-            try:
-                async with connection.transaction():
-                    lock = f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
-                    await connection.execute(lock.encode())
-            except psycopg.errors.LockNotAvailable:
-                return False
-            return True
-
-        if not await self._owner.run(work):
-            raise TableBusy(f"{table} is being written to for more than {LOCK_SECONDS_MAX:g} s")
+        lock = f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+        await self._on(table, lock, {}, busy="is being written to")
 
     async def _delete_some(self, table: str) -> int:
         # `table` was quoted by PostgreSQL itself.
@@ -353,8 +349,27 @@ class Erasure:
             UPDATE erasures SET message_rows = message_rows + (SELECT count(*) FROM gone)
             WHERE account_id = %(account)s RETURNING (SELECT count(*) FROM gone)"""  # noqa: S608
         values = {"account": self._account, "limit": ROWS_PER_DELETE_MAX}
-        ((count,),) = await self._owner.fetch(statement, values)
-        return int(count)
+        return sum(count for (count,) in await self._on(table, statement, values, busy="is locked"))
+
+    async def _on(
+        self, table: str, statement: str, values: dict[str, Any], *, busy: str
+    ) -> list[TupleRow]:
+        """Of a table that is gone: nothing."""
+
+        async def work(connection: Connection) -> list[TupleRow] | None:
+            try:
+                async with connection.transaction():
+                    cursor = await connection.execute(statement.encode(), values or None)
+                    return await cursor.fetchall() if cursor.description else []
+            except psycopg.errors.LockNotAvailable:
+                return None
+            except psycopg.errors.UndefinedTable:
+                return []
+
+        rows = await self._owner.run(work, repeatable=True)
+        if rows is None:
+            raise TableBusy(f"{table} {busy} for more than {LOCK_SECONDS_MAX:g} s")
+        return rows
 
     async def count(self, what: Counted, more: int) -> None:
         if more:

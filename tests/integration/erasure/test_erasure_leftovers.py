@@ -1,6 +1,7 @@
 """What could be left after an erasure: rows, files, caches, exports, sandboxes."""
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -9,7 +10,10 @@ from redis import Redis
 from runs_domain import commands as c
 from runs_domain.errors import StaleAttempt
 from runs_domain.ids import Attempt
+from runs_domain.settings import Secret
 from runs_domain.storage import redis_names as names
+from runs_domain.storage.connection import ReconnectingConnection
+from runs_domain.storage.erasure import LOCK_PARAMETERS, Erasure, TableBusy
 from runs_domain.storage.redis_chunks import RedisChunks
 from runs_domain.storage.redis_client import PipelinedRedis
 from runs_domain.storage.redis_pubsub import RedisPubSub
@@ -59,6 +63,64 @@ async def test_a_table_that_a_rebuild_writes_to_is_waited_for_and_named(place: P
         rebuild.commit()
     assert place.erase()["complete"] is True
     assert place.query("SELECT 1 FROM messages_next") == []
+
+
+@pytest.mark.parametrize("goes", [True, False])
+async def test_a_rebuild_that_swaps_its_table_in_meanwhile_ends_no_erasure(
+    place: Place, monkeypatch: pytest.MonkeyPatch, goes: bool
+) -> None:
+    """The tables have other names then than those that were looked up; the old one may stay."""
+    place.query("CREATE TABLE messages__rebuild (LIKE messages INCLUDING ALL)")
+    place.query("INSERT INTO messages__rebuild SELECT * FROM messages")
+    barrier = Erasure._barrier
+    tables = []
+
+    async def swap_and_wait(self: Erasure, table: str) -> Any:
+        tables.append(table)
+        if len(tables) == 1:
+            place.query("ALTER TABLE messages RENAME TO messages__replaced")
+            place.query("ALTER TABLE messages__rebuild RENAME TO messages")
+            if goes:
+                place.query("DROP TABLE messages__replaced")
+        return await barrier(self, table)
+
+    monkeypatch.setattr(Erasure, "_barrier", swap_and_wait)
+    owner = ReconnectingConnection(
+        Secret(place.database.admin_url), name="test", parameters=LOCK_PARAMETERS
+    )
+    erasure = Erasure(owner, owner, place.account)
+    await erasure.begin("operator:test")
+    await erasure.clear_views()
+    await owner.close()
+
+    assert tables[:2] == ["messages", "messages__rebuild"]
+    assert place.query("SELECT 1 FROM messages WHERE account_id = %s", place.account) == []
+    if not goes:
+        assert place.query("SELECT 1 FROM messages__replaced") == []
+
+
+async def test_a_lock_that_comes_between_is_told_as_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of the shadow is begun when nobody has written to it any more."""
+    barrier = Erasure._barrier
+    owner = ReconnectingConnection(
+        Secret(place.database.admin_url), name="test", parameters=LOCK_PARAMETERS
+    )
+    with psycopg.connect(place.database.admin_url) as rebuild:
+
+        async def wait_and_lock(self: Erasure, table: str) -> Any:
+            waited = await barrier(self, table)
+            rebuild.execute("LOCK TABLE messages IN SHARE MODE")
+            return waited
+
+        monkeypatch.setattr(Erasure, "_barrier", wait_and_lock)
+        erasure = Erasure(owner, owner, place.account)
+        await erasure.begin("operator:test")
+        with pytest.raises(TableBusy, match="messages is locked"):
+            await erasure.clear_views()
+        rebuild.rollback()
+    await owner.close()
 
 
 async def test_a_projector_that_comes_late_brings_nothing_back(place: Place) -> None:
