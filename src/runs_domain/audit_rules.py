@@ -142,6 +142,8 @@ class NothingTwice(Rule):
             call = part.get("toolCallId")
             if call in known and call not in before.open_calls:
                 yield f"version {version} is a second result of {call}"
+            if call not in known and event.finish_reason is None and not event.interrupted:
+                yield f"version {version} has a part that is no result of an open call"
             if part.get("state") == "output-available" and call not in before.started_calls:
                 yield f"version {version} is a result of {call}, which never started"
 

@@ -318,6 +318,10 @@ BREAKS: dict[str, tuple[str, Callable[[Stream], Stream]]] = {  # the sentence it
         changed(TOOLS, call_ids=("call_0",)),
     ),
     "a result twice": ("a second result", again(STEP, at=e.Completed, number=1)),
+    "words told as a result": (
+        "2 version 10 has a part that is no result of an open call",
+        changed(STEP, 3, finish_reason=None),
+    ),
     "a result without a start": ("which never started", without(TOOLS)),
     "a model step twice": (
         "a model step after the last one",
