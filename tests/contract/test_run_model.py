@@ -4,7 +4,7 @@ import asyncio
 import copy
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fakeredis
@@ -185,8 +185,15 @@ async def _made(made: Callable[[], RunModel]) -> RunModel:
 
 
 @pytest.fixture(autouse=True)
+def silence() -> Iterator[None]:
+    # By the function: loggers remember what was disabled, and it makes them forget.
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
 def no_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     monkeypatch.setattr(takeover, "FENCE_SECONDS_MAX", FOR_EVER)
     monkeypatch.setattr(chunk_writer, "CLOSE_SECONDS_MAX", FOR_EVER)
 
