@@ -17,7 +17,7 @@ from runs_domain.storage.rebuild_book import Entry
 from runs_domain.storage.rebuild_shadow import shadow_of
 from runs_domain.storage.sealing import DataKeys
 from runs_domain.storage.view import Keys, View
-from runs_domain.storage.view_folds import CannotFold, reason
+from runs_domain.storage.view_folds import CannotFold, cannot_take
 
 BATCH_EVENTS_MAX: Final = 5_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -96,11 +96,7 @@ class CatchUp:
         except Exception as error:
             if _is_about_the_moment(error):
                 raise
-            first = rows[0]
-            raise CannotFold(
-                f"view {self.name} cannot take event {first.version} of run {first.run_id}"
-                f" at position {first.position} ({first.tag}): {reason(error)}"
-            ) from error
+            raise cannot_take(self.name, rows[0], rows[0].tag, error) from error
         size = sum(len(row.state) for row in rows)
         goes_on = len(rows) >= events_max or size >= BATCH_BYTES_MAX
         return Taken(len(rows), rows[-1].position, goes_on)

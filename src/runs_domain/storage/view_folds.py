@@ -6,6 +6,7 @@ import psycopg
 
 from runs_domain.errors import RunledgerError
 from runs_domain.ports import Recorded
+from runs_domain.storage.codec import StoredRow
 from runs_domain.storage.view import Keys, Row, View
 
 
@@ -18,19 +19,24 @@ def folded(view: View, stream: Sequence[Recorded], keys: Keys) -> list[Row]:
     try:
         return view.rows_of(stream, keys)
     except Exception as error:  # whatever it is: a run that is left out must not look like none
-        raise CannotFold(_sentence(view, stream, keys, error)) from error
+        raise _fault(view, stream, keys, error) from error
 
 
-def _sentence(view: View, stream: Sequence[Recorded], keys: Keys, error: Exception) -> str:
+def _fault(view: View, stream: Sequence[Recorded], keys: Keys, error: Exception) -> CannotFold:
     for count, recorded in enumerate(stream, start=1):
         try:
             view.rows_of(stream[:count], keys)
         except Exception as first:  # noqa: BLE001 - it is the same again
-            return (
-                f"view {view.name} cannot take event {recorded.version} of run {recorded.run_id}"
-                f" at position {recorded.position} ({recorded.type}): {reason(first)}"
-            )
-    return f"view {view.name} cannot take run {stream[0].run_id}: {reason(error)}"
+            return cannot_take(view.name, recorded, recorded.type, first)
+    return CannotFold(f"view {view.name} cannot take run {stream[0].run_id}: {reason(error)}")
+
+
+def cannot_take(view: str, one: Recorded | StoredRow, tag: str, error: Exception) -> CannotFold:
+    """To be raised: at that event, which has that tag."""
+    return CannotFold(
+        f"view {view} cannot take event {one.version} of run {one.run_id}"
+        f" at position {one.position} ({tag}): {reason(error)}"
+    )
 
 
 def reason(error: Exception) -> str:
